@@ -1,0 +1,176 @@
+import { z } from 'zod';
+import { isMetricName, isName } from '../core/names.ts';
+import type { DeviceType } from '../core/nouns.ts';
+import { parseBytes, parseDuration } from '../core/units.ts';
+
+/**
+ * Every key of the configuration with its default. `config/spillway.yaml` shows all of them with
+ * comments; a test keeps the two equal. Durations are texts with a unit (`10s`) and become ms,
+ * sizes (`64MiB`) become bytes.
+ */
+const duration = (fallback: string, min = 0) =>
+  z
+    .string()
+    .default(fallback)
+    .transform((text, ctx) => {
+      const ms = parseDuration(text);
+      if (ms === undefined || ms < min) {
+        ctx.addIssue({
+          code: 'custom',
+          message: `expected a duration such as 500ms, 10s, 1m, 2h or 30d`,
+        });
+        return z.NEVER;
+      }
+      return ms;
+    });
+
+const bytes = (fallback: string) =>
+  z
+    .string()
+    .default(fallback)
+    .transform((text, ctx) => {
+      const size = parseBytes(text);
+      if (size === undefined) {
+        ctx.addIssue({
+          code: 'custom',
+          message: 'expected a size such as 512B, 64KiB, 16MiB or 4GiB',
+        });
+        return z.NEVER;
+      }
+      return size;
+    });
+
+const port = (fallback: number) => z.int().min(0).max(65_535).default(fallback);
+const count = (fallback: number) => z.int().min(1).default(fallback);
+
+const metric = z.strictObject({
+  kind: z.enum(['float', 'int', 'bool', 'string']).default('float'),
+  unit: z.string().max(32).optional(),
+  min: z.number().optional(),
+  max: z.number().optional(),
+  values: z.array(z.string().max(256)).max(256).optional(),
+  required: z.boolean().default(false),
+});
+
+const deviceType = z.strictObject({
+  metrics: z
+    .record(
+      z
+        .string()
+        .refine(
+          isMetricName,
+          'expected a metric name: 1 to 64 of A-Z a-z 0-9 _ . : / - and no reserved word',
+        ),
+      metric,
+    )
+    .default({}),
+  unknownMetrics: z.enum(['reject', 'keep', 'drop']).default('reject'),
+  period: duration('0ms'),
+  futureMax: duration('5m'),
+  future: z.enum(['reject', 'useReceived']).default('reject'),
+  pastMax: duration('7d'),
+});
+
+export const configSchema = z.strictObject({
+  data: z.strictObject({ dir: z.string().min(1).default('./data') }).prefault({}),
+  logging: z
+    .strictObject({
+      level: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
+      format: z.enum(['auto', 'json', 'pretty']).default('auto'),
+    })
+    .prefault({}),
+  gateway: z
+    .strictObject({
+      mqtt: z
+        .strictObject({ host: z.string().default('127.0.0.1'), port: port(1883) })
+        .prefault({}),
+      fastPath: z.boolean().default(true),
+      connectionsMax: count(20_000),
+      connectTimeout: duration('10s', 1),
+      keepAliveMax: duration('1h', 1_000),
+      packetBytesMax: bytes('2MiB'),
+      connectBytesMax: bytes('8KiB'),
+      payloadBytesMax: bytes('64KiB'),
+      readingsPerMessageMax: count(1_000),
+      metricsPerReadingMax: count(256),
+      textBytesMax: count(256),
+      inflightMax: count(256),
+      subscriptionsMax: count(32),
+      deadLetterPayloadBytesMax: bytes('16KiB'),
+    })
+    .prefault({}),
+  log: z
+    .strictObject({
+      engine: z.enum(['embedded']).default('embedded'),
+      embedded: z
+        .strictObject({
+          diskBytesMax: bytes('4GiB'),
+          retainFor: duration('1h'),
+          retainBytes: bytes('1GiB'),
+          commitRecordsMax: count(4_000),
+          commitBytesMax: bytes('4MiB'),
+          pendingBytesMax: bytes('32MiB'),
+          compression: z.enum(['zstd', 'none']).default('zstd'),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
+  rollup: z
+    .strictObject({
+      baseWindow: duration('1m', 1_000),
+      lateness: duration('2m'),
+      flushInterval: duration('1s', 10),
+      openReadingsMax: count(2_000_000),
+      devicesMax: count(100_000),
+      batchRecordsMax: count(8_000),
+    })
+    .prefault({}),
+  store: z
+    .strictObject({
+      engine: z.enum(['embedded']).default('embedded'),
+      retention: z
+        .strictObject({
+          raw: duration('30d'),
+          base: duration('90d'),
+          hour: duration('730d'),
+          day: duration('3650d'),
+          deadLetters: duration('30d'),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
+  http: z
+    .strictObject({
+      host: z.string().default('127.0.0.1'),
+      port: port(8080),
+      bodyBytesMax: bytes('1MiB'),
+      queryRowsMax: count(100_000),
+      requestTimeout: duration('30s', 100),
+    })
+    .prefault({}),
+  shutdown: z.strictObject({ drainTimeout: duration('20s') }).prefault({}),
+  types: z
+    .record(z.string().refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -'), deviceType)
+    .default({}),
+});
+
+/** The configuration after defaults; durations in ms, sizes in bytes. */
+export type Config = z.output<typeof configSchema>;
+
+/** The device types of the configuration, by name. */
+export function deviceTypes(config: Pick<Config, 'types'>): Map<string, DeviceType> {
+  return new Map(
+    Object.entries(config.types).map(([name, type]) => [
+      name,
+      {
+        name,
+        metrics: type.metrics,
+        unknownMetrics: type.unknownMetrics,
+        periodMs: type.period,
+        futureMs: type.futureMax,
+        future: type.future,
+        pastMs: type.pastMax,
+      },
+    ]),
+  );
+}

@@ -1,0 +1,54 @@
+/**
+ * Why a message is not taken: the codes of dead letters and receipts. A code is never reused for
+ * another meaning; `docs/errors.md` lists all of them and is tested against this file.
+ */
+export const REFUSALS = {
+  PAYLOAD_EMPTY: 'The payload is empty; send one of the documented JSON forms.',
+  PAYLOAD_TOO_LARGE: 'The payload exceeds the limit; send fewer readings in a message.',
+  JSON_INVALID: 'The payload is not JSON; NaN and Infinity are not JSON either.',
+  JSON_TOO_DEEP: 'The payload nests too deep; values are numbers, booleans or strings.',
+  SHAPE_INVALID: 'The payload is JSON, but none of the documented forms.',
+  READINGS_TOO_MANY: 'The message holds too many readings; split it.',
+  METRICS_TOO_MANY: 'The reading holds too many metrics; split it.',
+  METRICS_NONE: 'The reading holds no metric.',
+  METRIC_NAME_INVALID: 'A metric name is 1 to 64 of A-Z a-z 0-9 _ . : / - and no reserved word.',
+  METRIC_UNKNOWN: "The device's type does not declare this metric.",
+  METRIC_MISSING: "The device's type requires this metric.",
+  VALUE_KIND: 'The value is of another kind than the type declares; numbers go without quotes.',
+  VALUE_NOT_FINITE: 'The value is not a finite number.',
+  VALUE_BOUNDS: 'The value lies outside the bounds that the type declares.',
+  VALUE_TOO_LONG: 'The text is longer than the limit.',
+  TS_INVALID: 'The time is neither milliseconds since the epoch nor ISO 8601 with a zone.',
+  TS_SECONDS: 'The time seems to be in seconds; send milliseconds since the epoch.',
+  TS_FUTURE: 'The time lies too far ahead of the gateway; check the clock of the device.',
+  TS_PAST: 'The time lies too far back; raw data of that age is no longer kept.',
+  SEQ_INVALID: 'The sequence number is not a whole number from 0 to 2^53 - 1.',
+  TYPE_UNKNOWN: "The device's type is not declared in the configuration; tell the operator.",
+  DEVICE_NOT_ALLOWED: 'The credentials do not allow readings of this device.',
+  TOPIC_NOT_ALLOWED: 'The credentials do not allow publishing to this topic.',
+  TOPIC_INVALID: 'The topic holds wildcards, control characters or invalid UTF-8.',
+  STATE_INVALID: 'A state message is one JSON value within the payload limit.',
+  WILL_NOT_ALLOWED:
+    'A will may go to the own state topic alone; the connection goes on without it.',
+  RETAIN_IGNORED: 'The message was taken; telemetry is not retained. Clear the retain flag.',
+  STORE_REFUSED: 'The store refused the reading; tell the operator.',
+} as const satisfies Record<string, string>;
+
+export type RefusalCode = keyof typeof REFUSALS;
+
+/** Why a QoS 0 message was dropped unread. */
+export const SHED_REASONS = {
+  LOG_FULL: 'The disk budget of the log is used up.',
+  LOG_SATURATED: 'The log is slower than its input.',
+} as const satisfies Record<string, string>;
+
+export type ShedReason = keyof typeof SHED_REASONS;
+
+/** The kinds of a duplicate. */
+export const DUPLICATES = {
+  IDENTICAL: 'The same reading came again.',
+  MERGED: 'Further metrics of a reading that was stored; they were added to it.',
+  CONFLICT: 'Another value for a stored metric and time; the later one won.',
+} as const satisfies Record<string, string>;
+
+export type DuplicateKind = keyof typeof DUPLICATES;

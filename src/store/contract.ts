@@ -1,0 +1,130 @@
+import type {
+  DeadLetterRecord,
+  LedgerCount,
+  Outcome,
+  ReadingRecord,
+  RollupRow,
+} from '../core/nouns.ts';
+
+/**
+ * The store of raw readings, rollups, dead letters and the ledger. Types only.
+ *
+ * Writes are idempotent: the same series and time overwrite. The writer calls, in this order,
+ * `writeReadings`, `writeDeadLetters`, `writeRollups`, `commit`; a crash between any two is made good
+ * by processing the same records again. Each call is durable (fsync) when it resolves.
+ */
+
+/** Where in the log a stored row came from. */
+export interface Origin {
+  partition: number;
+  offset: number;
+}
+
+export interface StoredReading extends Omit<ReadingRecord, 'kind'>, Origin {}
+
+export interface StoredDeadLetter extends Omit<DeadLetterRecord, 'kind'>, Origin {}
+
+export interface RefusedReading {
+  reading: StoredReading;
+  /** The database's own words. */
+  message: string;
+}
+
+/** What a consumer has processed, with the ledger lines that this adds; applied atomically. */
+export interface Progress {
+  group: string;
+  partition: number;
+  /** Offset behind the last processed record. */
+  nextOffset: number;
+  /** Counts to add. */
+  ledger: LedgerCount[];
+}
+
+export interface StoreWriter {
+  /**
+   * Writes raw readings. The key is (tenant, device, ts). Where a row exists, metrics are merged: those
+   * of the later offset win; the row keeps the `partition`/`offset` of the record that created it.
+   * Returns readings that the store will never take; all others are durable.
+   */
+  writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]>;
+  /** Key: (partition, offset). */
+  writeDeadLetters(letters: readonly StoredDeadLetter[]): Promise<void>;
+  /** Key: (windowMs, tenant, device, metric, start). Overwrites. */
+  writeRollups(rows: readonly RollupRow[]): Promise<void>;
+  /** Adds the ledger lines and moves the position, in one transaction; does nothing when the stored position is already at or past `nextOffset`. */
+  commit(progress: Progress): Promise<void>;
+  /** Drops what is older than its retention, in whole files; never blocks writes for long. Returns the names of what was dropped. */
+  applyRetention(now: number): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+export interface RangeQuery {
+  tenant: string;
+  /** All devices of the tenant when absent. */
+  devices?: readonly string[];
+  /** All metrics when absent. */
+  metrics?: readonly string[];
+  /** Event time, ms, inclusive. */
+  from: number;
+  /** Event time, ms, exclusive. */
+  to: number;
+  /** At most so many rows; one more than this tells the caller that there are more. */
+  limit?: number;
+}
+
+export interface RollupQuery extends RangeQuery {
+  windowMs: number;
+}
+
+export interface DeadLetterQuery {
+  tenant: string;
+  devices?: readonly string[];
+  code?: string;
+  /** Gateway time, ms. */
+  from: number;
+  to: number;
+  limit?: number;
+}
+
+export interface LedgerQuery {
+  tenant?: string;
+  device?: string;
+  /** Hours of gateway time, ms. */
+  from?: number;
+  to?: number;
+}
+
+export interface StoreReader {
+  /** Ordered by device, then ts. */
+  readings(query: RangeQuery): Promise<StoredReading[]>;
+  /** Ordered by device, metric, start. */
+  rollups(query: RollupQuery): Promise<RollupRow[]>;
+  /** Number of raw rows for each device. */
+  countReadings(query: RangeQuery): Promise<Map<string, number>>;
+  /** Newest event time for each device that has raw rows. */
+  latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>>;
+  /** Ordered by received, newest first. */
+  deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]>;
+  /** Counts by device and code. */
+  countDeadLetters(
+    query: DeadLetterQuery,
+  ): Promise<{ device: string; code: string; count: number }[]>;
+  /** Devices of a tenant that have data, and the metrics that each has. */
+  series(tenant: string): Promise<{ device: string; metrics: string[] }[]>;
+  ledger(query: LedgerQuery): Promise<LedgerCount[]>;
+  /** Sum of the ledger by outcome. */
+  ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>>;
+  /** Next offset to process by partition. */
+  position(group: string): Promise<Map<number, number>>;
+  close(): Promise<void>;
+}
+
+export interface Store extends StoreWriter, StoreReader {}
+
+/** Retention by kind of data, ms; 0 keeps for ever. */
+export interface Retention {
+  rawMs: number;
+  deadLettersMs: number;
+  /** By window size in ms. */
+  rollupsMs: ReadonlyMap<number, number>;
+}
