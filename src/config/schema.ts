@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { isMetricName, isName } from '../core/names.ts';
 import type { DeviceType } from '../core/nouns.ts';
-import { parseBytes, parseDuration } from '../core/units.ts';
+import { formatDuration, parseBytes, parseDuration } from '../core/units.ts';
 
 /**
  * Every key of the configuration with its default. `config/spillway.yaml` shows all of them with
@@ -15,14 +15,16 @@ const duration = (fallback: string, min = 0) =>
     .transform((text, ctx) => {
       const ms = parseDuration(text);
       if (ms === undefined || ms < min) {
-        ctx.addIssue({
-          code: 'custom',
-          message: `expected a duration such as 500ms, 10s, 1m, 2h or 30d`,
-        });
+        const message =
+          ms === undefined
+            ? 'expected a duration such as 500ms, 10s, 1m, 2h or 30d'
+            : `expected a duration of at least ${formatDuration(min)}`;
+        ctx.addIssue({ code: 'custom', message });
         return z.NEVER;
       }
       return ms;
-    });
+    })
+    .meta({ unit: 'duration' });
 
 const bytes = (fallback: string) =>
   z
@@ -38,7 +40,8 @@ const bytes = (fallback: string) =>
         return z.NEVER;
       }
       return size;
-    });
+    })
+    .meta({ unit: 'bytes' });
 
 const port = (fallback: number) => z.int().min(0).max(65_535).default(fallback);
 const count = (fallback: number) => z.int().min(1).default(fallback);
@@ -95,7 +98,6 @@ export const configSchema = z.strictObject({
       metricsPerReadingMax: count(256),
       textBytesMax: count(256),
       inflightMax: count(256),
-      subscriptionsMax: count(32),
       deadLetterPayloadBytesMax: bytes('16KiB'),
     })
     .prefault({}),

@@ -1,4 +1,11 @@
-import type { DeadLetterRecord, EventRecord, LogRecord, ShedRecord, Value } from '../core/nouns.ts';
+import type {
+  DeadLetterRecord,
+  EventRecord,
+  LogRecord,
+  ReceivedCount,
+  ShedRecord,
+  Value,
+} from '../core/nouns.ts';
 
 /**
  * The wire form of a record: one JSON object on one line, as `docs/log-format.md` documents it.
@@ -32,14 +39,33 @@ export function decodeRecord(line: string): LogRecord {
   return JSON.parse(line) as LogRecord;
 }
 
-/** Key of the gateways' account; names cannot hold the separator. */
+const HOUR_MS = 3_600_000;
+
+/**
+ * Key of the gateways' account. `received` is the record's gateway time, ms, so that this account and
+ * the ledger, which is made from the records, cut hours alike. Names cannot hold the separator.
+ */
 export function tallyKey(
   tenant: string,
   device: string,
-  outcome: 'reading' | 'deadLetter' | 'shed',
+  received: number,
+  outcome: ReceivedCount['outcome'],
   code: string,
 ): string {
-  return `${tenant}/${device}/${outcome}/${code}`;
+  return `${Math.floor(received / HOUR_MS) * HOUR_MS}/${tenant}/${device}/${outcome}/${code}`;
+}
+
+/** The parts of a {@link tallyKey}. */
+export function parseTallyKey(key: string, count: number): ReceivedCount {
+  const [hour, tenant = '', device = '', outcome, code = ''] = key.split('/');
+  return {
+    tenant,
+    device,
+    hour: Number(hour),
+    outcome: outcome as ReceivedCount['outcome'],
+    code,
+    count,
+  };
 }
 
 /** Key for records that are no part of the ledger (events). */

@@ -1,0 +1,306 @@
+import { Duplex } from 'node:stream';
+import {
+  type FrameLimits,
+  FrameReader,
+  type FrameSink,
+  PUBLISH,
+  type ViolationReason,
+} from './frames.ts';
+import { decodeTopic } from './topics.ts';
+
+/**
+ * The gate stands between a socket and the broker. It reads frames; once the broker has accepted the
+ * CONNECT it takes publishes out of the stream, hands them to the handler and answers them itself; every
+ * other packet goes to the broker untouched. Here, and nowhere else, are decided: the size of a packet,
+ * an unfinished frame, how many publishes of a connection wait for their acknowledgement, back-pressure.
+ *
+ *   connecting   the CONNECT alone may come
+ *   passed       it was given to the broker; what follows it waits, the socket is not read
+ *   open         packets are handled as they come, or wait (at most one chunk, the socket is not read)
+ *                while too many publishes are unacknowledged, the device doesn't read what it is
+ *                sent, the broker is behind, or the log asks to wait
+ */
+export interface GateHandler {
+  /** A publish for the handler to settle or acknowledge; false: the broker shall have it. */
+  publish(gate: Gate, packet: PublishPacket): boolean;
+  /** Called about once a second while bytes come in: keeps the broker's keep-alive fed. */
+  alive(gate: Gate): void;
+  /** The peer broke the protocol or a limit; the gate closes itself. */
+  violation(gate: Gate, reason: ViolationReason): void;
+  /** True while no socket should be read. */
+  readonly saturated: boolean;
+}
+
+export interface PublishPacket {
+  /** Undefined: no valid topic. */
+  topic: string | undefined;
+  qos: 0 | 1 | 2;
+  retain: boolean;
+  /** 0 for QoS 0. */
+  messageId: number;
+  /** Valid during the call only; cut when `payloadBytes` is larger. */
+  payload: Buffer;
+  payloadBytes: number;
+}
+
+export interface GateLimits {
+  connectBytesMax: number;
+  packetBytesMax: number;
+  payloadBytesMax: number;
+  /** How much of a longer payload is kept. */
+  keptBytesMax: number;
+  /** Publishes that may wait for their acknowledgement. */
+  inflightMax: number;
+}
+
+const CONNECT = 1;
+const PUBACK = 0x40;
+const PUBREC = 0x50;
+const ALIVE_INTERVAL_MS = 1_000;
+/** Room for the topic and message id before a payload. */
+const TOPIC_BYTES_MAX = 1_024;
+/** Largest body of any other packet: a SUBSCRIBE of thousands of filters would stall the broker. */
+const CONTROL_BYTES_MAX = 4_096;
+/** Bytes that the device has not read beyond which its packets wait. */
+const OUTPUT_BYTES_MAX = 64 * 1_024;
+const CLOSE_GRACE_MS = 1_000;
+
+/** Gates with acknowledgements to write: they go out together at the end of the turn. */
+let unflushed: Gate[] = [];
+
+function flushAll(): void {
+  const gates = unflushed;
+  unflushed = [];
+  for (const gate of gates) gate.flushAcks();
+}
+
+export class Gate extends Duplex implements FrameSink {
+  readonly socket: Duplex;
+  private readonly handler: GateHandler;
+  private readonly inflightMax: number;
+  private readonly frames: FrameReader;
+  private state: 'connecting' | 'passed' | 'open' = 'connecting';
+  private inflight = 0;
+  private held = false;
+  private ended = false;
+  private brokerBehind = false;
+  private acks: number[] = [];
+  private lastAlive = 0;
+  /** The topic of the last publish, to spare decoding the same bytes again. */
+  private topicBytes: Buffer = Buffer.alloc(0);
+  private topic: string | undefined;
+
+  constructor(socket: Duplex, handler: GateHandler, limits: GateLimits) {
+    super({ allowHalfOpen: false });
+    this.socket = socket;
+    this.handler = handler;
+    this.inflightMax = limits.inflightMax;
+    this.frames = new FrameReader(this.frameLimits(limits), this);
+    socket.on('data', (chunk: Buffer) => this.onData(chunk));
+    socket.on('end', () => this.onEnd());
+    socket.on('error', () => this.destroy());
+    socket.on('close', () => this.destroy());
+    socket.on('drain', () => this.resumeReading());
+  }
+
+  /** The broker has accepted the CONNECT. */
+  open(): void {
+    this.state = 'open';
+    this.resumeReading();
+  }
+
+  /** A publish that was handed over or passed on is settled, without an answer from here. */
+  settle(): void {
+    this.inflight--;
+    if (this.held && this.inflight <= this.inflightMax / 2) this.resumeReading();
+  }
+
+  /** A publish that was handed over is durable: its PUBACK or PUBREC goes out with the others of this turn. */
+  acknowledge(qos: 0 | 1 | 2, messageId: number): void {
+    if (qos !== 0) {
+      if (this.acks.length === 0) {
+        if (unflushed.length === 0) queueMicrotask(flushAll);
+        unflushed.push(this);
+      }
+      this.acks.push(qos === 1 ? PUBACK : PUBREC, 2, messageId >> 8, messageId & 0xff);
+    }
+    this.settle();
+  }
+
+  flushAcks(): void {
+    if (this.acks.length === 0) return;
+    const bytes = Buffer.from(this.acks);
+    this.acks = [];
+    if (!this.socket.destroyed && this.socket.writable) this.socket.write(bytes);
+  }
+
+  /** Bytes that the device has not read. */
+  get outputBytes(): number {
+    return this.socket.writableLength;
+  }
+
+  /** Publishes that wait for their acknowledgement. */
+  get unacknowledged(): number {
+    return this.inflight;
+  }
+
+  /** True while the socket is not read. */
+  get waiting(): boolean {
+    return this.held;
+  }
+
+  /** Looks again whether the socket can be read. */
+  resumeReading(): void {
+    if (!this.held || this.destroyed) return;
+    this.held = !this.frames.feed(Buffer.alloc(0)) || !this.ready();
+    if (this.held) return;
+    if (this.ended) this.push(null);
+    else this.socket.resume();
+  }
+
+  ready(): boolean {
+    if (this.state !== 'open') return this.state === 'connecting';
+    return (
+      this.inflight < this.inflightMax &&
+      !this.brokerBehind &&
+      !this.handler.saturated &&
+      this.socket.writableLength <= OUTPUT_BYTES_MAX
+    );
+  }
+
+  frame(bytes: Buffer, start: number, body: number, end: number, bodyLength: number): void {
+    const type = (bytes[start] as number) >> 4;
+    if (type === PUBLISH) {
+      this.publish(bytes, start, body, end, bodyLength);
+      return;
+    }
+    if (this.state === 'connecting') this.state = 'passed';
+    this.pass(bytes, start, end);
+  }
+
+  violation(reason: ViolationReason): void {
+    this.handler.violation(this, reason);
+    this.destroy();
+  }
+
+  override _read(): void {
+    if (!this.brokerBehind) return;
+    this.brokerBehind = false;
+    // Not within the broker's own read.
+    if (this.held) setImmediate(() => this.resumeReading());
+  }
+
+  override _write(
+    chunk: Buffer,
+    _encoding: string,
+    callback: (error?: Error | null) => void,
+  ): void {
+    this.flushAcks();
+    if (this.socket.destroyed || this.socket.write(chunk)) callback();
+    else this.socket.once('drain', () => callback());
+  }
+
+  /** The broker writes a packet in pieces within cork and uncork: they go out as one. */
+  override _writev(
+    chunks: { chunk: Buffer; encoding: string }[],
+    callback: (error?: Error | null) => void,
+  ): void {
+    const bytes = chunks.map(({ chunk, encoding }) =>
+      typeof chunk === 'string' ? Buffer.from(chunk, encoding as BufferEncoding) : chunk,
+    );
+    this._write(Buffer.concat(bytes), 'buffer', callback);
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    this.flushAcks();
+    this.frames.stop();
+    if (!this.socket.destroyed) {
+      // What was written goes out first; a peer that doesn't read is cut.
+      if (error === null && this.socket.writable) {
+        const cut = setTimeout(() => this.socket.destroy(), CLOSE_GRACE_MS);
+        this.socket.once('close', () => clearTimeout(cut));
+        this.socket.end(() => this.socket.destroy());
+      } else this.socket.destroy();
+    }
+    callback(error);
+  }
+
+  private frameLimits(limits: GateLimits): FrameLimits {
+    const bufferedMax = limits.payloadBytesMax + TOPIC_BYTES_MAX;
+    return {
+      bufferedMax,
+      keptMax: Math.min(limits.keptBytesMax + TOPIC_BYTES_MAX, bufferedMax),
+      bodyMax: (type) => {
+        // [MQTT-3.1.0-1] the first packet is a CONNECT
+        if (this.state === 'connecting') return type === CONNECT ? limits.connectBytesMax : -1;
+        return type === PUBLISH ? limits.packetBytesMax : CONTROL_BYTES_MAX;
+      },
+    };
+  }
+
+  private onData(chunk: Buffer): void {
+    if (this.state === 'open') {
+      const now = performance.now();
+      if (now - this.lastAlive > ALIVE_INTERVAL_MS) {
+        this.lastAlive = now;
+        this.handler.alive(this);
+      }
+    }
+    const handled = this.frames.feed(chunk);
+    if (!this.held && (!handled || !this.ready())) {
+      this.held = true;
+      this.socket.pause();
+    }
+  }
+
+  private onEnd(): void {
+    this.ended = true;
+    if (!this.held) this.push(null);
+  }
+
+  private pass(bytes: Buffer, start: number, end: number): void {
+    // A copy: the broker may keep it, and a slice would keep the whole chunk alive.
+    if (!this.push(Buffer.from(bytes.subarray(start, end)))) this.brokerBehind = true;
+  }
+
+  private publish(
+    bytes: Buffer,
+    start: number,
+    body: number,
+    end: number,
+    bodyLength: number,
+  ): void {
+    const flags = (bytes[start] as number) & 0x0f;
+    const qos = ((flags >> 1) & 3) as 0 | 1 | 2 | 3;
+    if (qos === 3 || bodyLength < 2) return this.violation('PACKET_MALFORMED'); // [MQTT-3.3.1-4]
+    const topicEnd = body + 2 + bytes.readUInt16BE(body);
+    const payloadStart = qos === 0 ? topicEnd : topicEnd + 2;
+    if (payloadStart > end) return this.violation('PACKET_MALFORMED');
+    const messageId = qos === 0 ? 0 : bytes.readUInt16BE(topicEnd);
+    if (qos !== 0 && messageId === 0) return this.violation('PACKET_MALFORMED'); // [MQTT-2.3.1-1]
+    this.inflight++;
+    const taken = this.handler.publish(this, {
+      topic: this.readTopic(bytes, body + 2, topicEnd),
+      qos,
+      retain: (flags & 1) === 1,
+      messageId,
+      payload: bytes.subarray(payloadStart, end),
+      payloadBytes: bodyLength - (payloadStart - body),
+    });
+    if (!taken) this.pass(bytes, start, end);
+  }
+
+  private readTopic(bytes: Buffer, start: number, end: number): string | undefined {
+    const known = this.topicBytes;
+    if (
+      this.topic !== undefined &&
+      known.length === end - start &&
+      known.compare(bytes, start, end) === 0
+    ) {
+      return this.topic;
+    }
+    this.topic = decodeTopic(bytes.subarray(start, end));
+    this.topicBytes = Buffer.from(bytes.subarray(start, end));
+    return this.topic;
+  }
+}

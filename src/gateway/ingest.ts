@@ -1,0 +1,311 @@
+import type { Clock } from '../core/clock.ts';
+import type { DeadLetterRecord, DeviceType, Refusal } from '../core/nouns.ts';
+import type { AppendRequest, LogAppender } from '../log/contract.ts';
+import { encodeRecord, NO_TALLY, tallyKey } from '../log/record.ts';
+import type { GatewayCounters } from '../ops/counters.ts';
+import type { Directory } from '../tenants/contract.ts';
+import { type Codec, type Decoded, type DecodedReading, isRejected } from './codecs/contract.ts';
+import { jsonCodec } from './codecs/json.ts';
+import { describe, refuse } from './refuse.ts';
+import { type Session, Target } from './session.ts';
+import { compileValidation, isRefusal, type Validate } from './validation.ts';
+
+/** A publish as the gate or a hook of the broker hands it over. */
+export interface Publish {
+  /** As the device wrote it. */
+  topic: string;
+  /** Undefined: the topic is not the device's to publish to. */
+  channel: 'telemetry' | 'state' | undefined;
+  /** Valid during the call only: it is a slice of the socket's buffer. May be cut, see `payloadBytes`. */
+  payload: Buffer;
+  /** Length on the wire. */
+  payloadBytes: number;
+  qos: 0 | 1 | 2;
+  retain: boolean;
+}
+
+export interface IngestOptions {
+  appender: LogAppender;
+  directory: Directory;
+  types: ReadonlyMap<string, DeviceType>;
+  counters: GatewayCounters;
+  clock: Clock;
+  limits: {
+    payloadBytesMax: number;
+    readingsPerMessageMax: number;
+    metricsPerReadingMax: number;
+    textMax: number;
+    deadLetterPayloadBytesMax: number;
+  };
+}
+
+export type Done = (error: Error | null) => void;
+
+const CODEC: Codec = jsonCodec;
+const SHED_FLUSH_MS = 1_000;
+/** Different (device, reason) pairs that wait for their shed record; beyond, the device's name is dropped. */
+const SHED_KEYS_MAX = 10_000;
+
+/**
+ * The one way from a publish into the log, for the gate and for the broker's hooks:
+ *
+ *   admit ▶ decode ▶ validate ▶ append ▶ (after the commit) acknowledge
+ *
+ * What is not taken becomes a dead letter in the same commit, and the device gets a receipt.
+ */
+export class Ingest {
+  private readonly options: IngestOptions;
+  private readonly validations = new Map<string, Validate>();
+  private readonly sheds = new Map<
+    string,
+    { tenant: string; device: string; code: string; count: number }
+  >();
+  private readonly shedTimer: NodeJS.Timeout;
+
+  constructor(options: IngestOptions) {
+    this.options = options;
+    const { metricsPerReadingMax, textMax } = options.limits;
+    for (const [name, type] of options.types) {
+      this.validations.set(
+        name,
+        compileValidation(type, { metricsMax: metricsPerReadingMax, textMax }),
+      );
+    }
+    this.shedTimer = setInterval(() => this.flushShed(), SHED_FLUSH_MS);
+  }
+
+  target(identity: { tenant: string; device: string; type: string }): Target {
+    return new Target(identity, this.validations.get(identity.type));
+  }
+
+  /** `done` follows the contract of {@link LogAppender.append}: after the commit, in order, never at once. */
+  publish(session: Session, publish: Publish, done: Done): void {
+    const { counters, appender, clock, limits } = this.options;
+    counters.messages++;
+    counters.bytes += publish.payloadBytes;
+    const received = clock.now();
+    if (publish.qos === 0 && (appender.full || appender.saturated)) {
+      this.shed(session, appender.full ? 'LOG_FULL' : 'LOG_SATURATED');
+      setImmediate(done, null);
+      return;
+    }
+    const request: AppendRequest = { records: [], tallyKeys: [] };
+    if (publish.channel === undefined) {
+      this.refuse(
+        session,
+        session.own,
+        publish,
+        received,
+        refuse('TOPIC_NOT_ALLOWED', { actual: publish.topic }),
+        request,
+      );
+    } else if (publish.payloadBytes > limits.payloadBytesMax) {
+      const expected = `at most ${limits.payloadBytesMax} bytes`;
+      const refusal = refuse('PAYLOAD_TOO_LARGE', {
+        expected,
+        actual: `${publish.payloadBytes} bytes`,
+      });
+      this.refuse(session, session.own, publish, received, refusal, request);
+    } else if (publish.channel === 'state') {
+      this.state(session, publish, received, request);
+    } else {
+      this.telemetry(session, publish, received, request);
+    }
+    appender.append(request, done);
+  }
+
+  /** A refusal that was found before the payload was looked at. */
+  reject(session: Session, publish: Publish, refusal: Refusal, done: Done): void {
+    this.options.counters.messages++;
+    this.options.counters.bytes += publish.payloadBytes;
+    const request: AppendRequest = { records: [], tallyKeys: [] };
+    this.refuse(session, session.own, publish, this.options.clock.now(), refusal, request);
+    this.options.appender.append(request, done);
+  }
+
+  /** Something that happened to the device; no part of the ledger. */
+  event(
+    session: Session,
+    event: 'connected' | 'disconnected',
+    data: Record<string, unknown>,
+  ): void {
+    const { tenant, device } = session.identity;
+    const record = encodeRecord({
+      kind: 'event',
+      tenant,
+      device,
+      received: this.options.clock.now(),
+      event,
+      data,
+    });
+    this.options.appender.append({ records: [record], tallyKeys: [NO_TALLY] }, () => {});
+  }
+
+  close(): void {
+    clearInterval(this.shedTimer);
+    this.flushShed();
+  }
+
+  private telemetry(
+    session: Session,
+    publish: Publish,
+    received: number,
+    request: AppendRequest,
+  ): void {
+    const { counters, limits } = this.options;
+    const items = CODEC.decode(publish.payload, { readingsMax: limits.readingsPerMessageMax });
+    let accepted = 0;
+    for (const item of items) {
+      const target = item.device === undefined ? session.own : this.targetOf(session, item.device);
+      let refusal: Refusal | undefined;
+      if (isRejected(item)) refusal = item.refusal;
+      else if (target === undefined) {
+        refusal = refuse('DEVICE_NOT_ALLOWED', { path: item.path, actual: String(item.device) });
+      } else refusal = this.reading(target, item, received, request);
+      if (refusal === undefined) accepted++;
+      else {
+        const part = items.length === 1 ? publish : { ...publish, payload: partOf(item) };
+        this.refuse(session, target ?? session.own, part, received, refusal, request);
+      }
+    }
+    if (accepted === 0) return;
+    counters.readingsAccepted.set(
+      session.identity.tenant,
+      (counters.readingsAccepted.get(session.identity.tenant) ?? 0) + accepted,
+    );
+    if (publish.retain)
+      this.receipt(session, refuse('RETAIN_IGNORED'), 'notice', publish, received);
+  }
+
+  private reading(
+    target: Target,
+    item: DecodedReading,
+    received: number,
+    request: AppendRequest,
+  ): Refusal | undefined {
+    if (target.validate === undefined) {
+      return refuse('TYPE_UNKNOWN', {
+        expected: 'a type of the configuration',
+        actual: target.type,
+      });
+    }
+    const result = target.validate(item, received);
+    if (isRefusal(result)) return result;
+    request.records.push(target.encode(result.ts, received, result.seq, result.values));
+    request.tallyKeys.push(target.acceptedKey(received));
+    return undefined;
+  }
+
+  private state(
+    session: Session,
+    publish: Publish,
+    received: number,
+    request: AppendRequest,
+  ): void {
+    const { tenant, device } = session.identity;
+    try {
+      const data: unknown = JSON.parse(publish.payload.toString('utf8'));
+      request.records.push(
+        encodeRecord({ kind: 'event', tenant, device, received, event: 'state', data }),
+      );
+      request.tallyKeys.push(NO_TALLY);
+    } catch {
+      const actual = describe(publish.payload.toString('utf8', 0, 64));
+      this.refuse(
+        session,
+        session.own,
+        publish,
+        received,
+        refuse('STATE_INVALID', { expected: 'JSON', actual }),
+        request,
+      );
+    }
+  }
+
+  /** A device of the same tenant that is registered as reached through this one. */
+  private targetOf(session: Session, device: string): Target | undefined {
+    if (device === session.identity.device) return session.own;
+    const known = session.targets.get(device);
+    if (known !== undefined) return known;
+    const entry = this.options.directory.device(session.identity.tenant, device);
+    if (entry === undefined || entry.via !== session.identity.device) return undefined;
+    const target = this.target(entry);
+    session.remember(target);
+    return target;
+  }
+
+  private refuse(
+    session: Session,
+    target: Target,
+    publish: Publish,
+    received: number,
+    refusal: Refusal,
+    request: AppendRequest,
+  ): void {
+    const { counters, limits } = this.options;
+    const { tenant, device, type } = target;
+    const kept = publish.payload.subarray(0, limits.deadLetterPayloadBytesMax);
+    const record: DeadLetterRecord = {
+      kind: 'deadLetter',
+      tenant,
+      device,
+      type,
+      received,
+      ...refusal,
+      topic: publish.topic.slice(0, 256),
+      payload: kept.toString('base64'),
+      payloadBytes: publish.payloadBytes,
+    };
+    request.records.push(encodeRecord(record));
+    request.tallyKeys.push(tallyKey(tenant, device, received, 'deadLetter', refusal.code));
+    counters.deadLetters.set(refusal.code, (counters.deadLetters.get(refusal.code) ?? 0) + 1);
+    this.receipt(session, refusal, 'refused', publish, received);
+  }
+
+  private receipt(
+    session: Session,
+    refusal: Refusal,
+    severity: 'refused' | 'notice',
+    publish: Publish,
+    received: number,
+  ): void {
+    const topic = publish.topic.slice(0, 256);
+    const sent = session.sendReceipt(JSON.stringify({ ...refusal, severity, topic, received }));
+    if (sent) this.options.counters.receiptsSent++;
+  }
+
+  private shed(session: Session, code: 'LOG_FULL' | 'LOG_SATURATED'): void {
+    const { counters } = this.options;
+    const { tenant } = session.identity;
+    counters.shed.set(code, (counters.shed.get(code) ?? 0) + 1);
+    const device = this.sheds.size < SHED_KEYS_MAX ? session.identity.device : '_other';
+    const key = `${tenant}/${device}/${code}`;
+    const known = this.sheds.get(key);
+    if (known === undefined) this.sheds.set(key, { tenant, device, code, count: 1 });
+    else known.count++;
+  }
+
+  private flushShed(): void {
+    const { appender, clock } = this.options;
+    if (this.sheds.size === 0 || appender.full) return;
+    const received = clock.now();
+    const request = { records: [] as string[], tallyKeys: [] as string[], counts: [] as number[] };
+    for (const { tenant, device, code, count } of this.sheds.values()) {
+      request.records.push(encodeRecord({ kind: 'shed', tenant, device, received, code, count }));
+      request.tallyKeys.push(tallyKey(tenant, device, received, 'shed', code));
+      request.counts.push(count);
+    }
+    this.sheds.clear();
+    appender.append(request, () => {});
+  }
+}
+
+/**
+ * The bytes that a dead letter keeps of one part of a message: with all of the message in each, a
+ * message of many bad readings would grow a thousandfold.
+ */
+function partOf(item: Decoded): Buffer {
+  if (isRejected(item)) return Buffer.alloc(0);
+  const { ts, seq, values } = item;
+  return Buffer.from(JSON.stringify({ ts, seq, values }));
+}

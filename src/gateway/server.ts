@@ -1,0 +1,468 @@
+import { randomUUID } from 'node:crypto';
+import type { EventEmitter } from 'node:events';
+import { createServer, type Server, type Socket } from 'node:net';
+import type { AuthenticateError, Client, ConnectPacket, PublishPacket, Subscription } from 'aedes';
+import { SpillwayError } from '../core/errors.ts';
+import type { GatewayCounters } from '../ops/counters.ts';
+import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
+import { feedKeepAlive, gateOf, isRepeated, ProtocolBroker, subscriptionQos } from './broker.ts';
+import {
+  Gate,
+  type GateHandler,
+  type GateLimits,
+  type PublishPacket as GatePublish,
+} from './gate.ts';
+import type { Ingest, Publish } from './ingest.ts';
+import { refuse } from './refuse.ts';
+import { Session } from './session.ts';
+import {
+  decodeTopic,
+  deviceTopic,
+  publishChannel,
+  shortTopic,
+  subscribeChannel,
+} from './topics.ts';
+
+export interface GatewayLogger {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
+
+export interface GatewayOptions {
+  host: string;
+  port: number;
+  fastPath: boolean;
+  connectionsMax: number;
+  connectTimeoutMs: number;
+  keepAliveMaxMs: number;
+  gate: GateLimits;
+  ingest: Ingest;
+  directory: Directory;
+  verifier: CredentialVerifier;
+  counters: GatewayCounters;
+  logger: GatewayLogger;
+  /** True while sockets should not be read. */
+  saturated: () => boolean;
+}
+
+const CLIENT_ID_MAX = 128;
+const RECEIPT_BACKLOG_BYTES = 64 * 1_024;
+const SWEEP_MS = 1_000;
+const LISTEN_BACKLOG = 1_024;
+/** Return codes of CONNACK [MQTT-3.2.2.3]. */
+const BAD_CREDENTIALS = 4;
+const IDENTIFIER_REJECTED = 2;
+const SERVER_UNAVAILABLE = Buffer.from([0x20, 2, 0, 3]);
+
+/** MQTT over TCP: listens, makes a gate for each socket, and answers the broker's questions. */
+export class Gateway implements GateHandler {
+  private readonly options: GatewayOptions;
+  private readonly server: Server;
+  private readonly gates = new Set<Gate>();
+  private readonly clients = new WeakMap<Gate, Client>();
+  private readonly sessions = new Map<Gate, Session>();
+  /** Sessions of a device, by `<tenant>/<device>`. */
+  private readonly byDevice = new Map<string, Set<Session>>();
+  private broker!: ProtocolBroker;
+  private sweep: NodeJS.Timeout | undefined;
+  private directoryVersion: number;
+  private stopping = false;
+
+  private constructor(options: GatewayOptions) {
+    this.options = options;
+    this.directoryVersion = options.directory.version();
+    this.server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) =>
+      this.onSocket(socket),
+    );
+  }
+
+  /** Throws LISTEN_FAILED. */
+  static async listen(options: GatewayOptions): Promise<Gateway> {
+    const gateway = new Gateway(options);
+    gateway.broker = await ProtocolBroker.open(gateway.brokerOptions());
+    gateway.broker.on('clientReady', (client) => gateway.onReady(client));
+    gateway.broker.on('clientDisconnect', (client) => gateway.onDisconnect(client));
+    gateway.broker.on('subscribe', (_subscriptions, client) =>
+      gateway.sessions.get(gateOf(client))?.releaseReceipts(),
+    );
+    gateway.broker.on('clientError', () => {});
+    gateway.broker.on('connectionError', () => {});
+    (gateway.broker as EventEmitter).on('error', (error: Error) =>
+      options.logger.warn({ err: error }, 'the broker reports an error'),
+    );
+    await new Promise<void>((resolve, reject) => {
+      gateway.server.once('error', (cause) => {
+        const at = `${options.host}:${options.port}`;
+        reject(
+          new SpillwayError('LISTEN_FAILED', `can't listen for MQTT on ${at}: ${cause.message}`, {
+            cause,
+          }),
+        );
+      });
+      gateway.server.listen(
+        { host: options.host, port: options.port, backlog: LISTEN_BACKLOG },
+        resolve,
+      );
+    });
+    gateway.sweep = setInterval(() => gateway.onSweep(), SWEEP_MS);
+    return gateway;
+  }
+
+  get port(): number {
+    const address = this.server.address();
+    return typeof address === 'object' && address !== null ? address.port : 0;
+  }
+
+  get saturated(): boolean {
+    return this.stopping || this.options.saturated();
+  }
+
+  /** The log has room again. */
+  relieve(): void {
+    for (const gate of this.gates) if (gate.waiting) gate.resumeReading();
+  }
+
+  /** Sends a command to a connected device; false when it is not connected or does not listen. */
+  sendCommand(tenant: string, device: string, payload: string): boolean {
+    let sent = false;
+    for (const session of this.byDevice.get(`${tenant}/${device}`) ?? []) {
+      sent = session.connection.send('commands', payload) || sent;
+    }
+    return sent;
+  }
+
+  /** Takes no more connections and reads no more packets; what was read is still acknowledged. */
+  async stopReading(): Promise<void> {
+    this.stopping = true;
+    clearInterval(this.sweep);
+    this.server.close();
+    for (const gate of this.gates) gate.socket.pause();
+  }
+
+  /** Ends all connections, after {@link stopReading} and after the log has committed everything. */
+  async close(): Promise<void> {
+    for (const gate of this.gates) gate.flushAcks();
+    await new Promise<void>((resolve) => this.broker.close(resolve));
+    for (const gate of this.gates) gate.destroy();
+    this.options.ingest.close();
+  }
+
+  publish(gate: Gate, packet: GatePublish): boolean {
+    const session = this.sessions.get(gate);
+    if (session === undefined) {
+      gate.destroy();
+      return true;
+    }
+    const { topic, qos, retain, messageId, payload, payloadBytes } = packet;
+    const cut = payload.length < payloadBytes;
+    const valid = topic !== undefined && !topic.startsWith('$');
+    if (valid && !cut && (qos === 2 || !this.options.fastPath)) return false;
+    const done = (error: Error | null) => {
+      // Never lied to: without a commit there is no acknowledgement, and the device sends again.
+      if (error === null) gate.acknowledge(qos, messageId);
+      else gate.destroy();
+    };
+    const shown = topic ?? '(invalid)';
+    if (!valid) {
+      const publish: Publish = {
+        topic: shown,
+        channel: undefined,
+        payload,
+        payloadBytes,
+        qos,
+        retain,
+      };
+      this.options.ingest.reject(
+        session,
+        publish,
+        refuse('TOPIC_INVALID', { actual: shown }),
+        done,
+      );
+      return true;
+    }
+    const { tenant, device } = session.identity;
+    const channel = publishChannel(topic, tenant, device);
+    this.options.ingest.publish(
+      session,
+      { topic, channel, payload, payloadBytes, qos, retain },
+      done,
+    );
+    return true;
+  }
+
+  alive(gate: Gate): void {
+    const client = this.clients.get(gate);
+    if (client !== undefined) feedKeepAlive(client);
+  }
+
+  violation(gate: Gate, reason: string): void {
+    const session = this.sessions.get(gate);
+    this.countRefused(reason);
+    this.options.logger.warn(
+      { reason, tenant: session?.identity.tenant, device: session?.identity.device },
+      'a connection was closed because it broke the protocol or a limit',
+    );
+  }
+
+  private brokerOptions() {
+    return {
+      concurrency: 1_024,
+      connectTimeout: this.options.connectTimeoutMs,
+      drainTimeout: 5_000,
+      maxClientsIdLength: CLIENT_ID_MAX * 4,
+      heartbeatInterval: 3_600_000,
+      preConnect: (
+        client: Client,
+        packet: ConnectPacket,
+        done: (error: Error | null, success: boolean) => void,
+      ) => this.preConnect(client, packet, done),
+      authenticate: (
+        client: Client,
+        username: string | undefined,
+        password: Buffer | undefined,
+        done: (error: AuthenticateError | null, success: boolean | null) => void,
+      ) => {
+        this.authenticate(client, username, password).then(
+          (refused) => done(refused ?? null, refused === undefined),
+          () => done(authenticateError(SERVER_UNAVAILABLE[3] ?? 3), false),
+        );
+      },
+      authorizePublish: (
+        client: Client | null,
+        packet: PublishPacket,
+        done: (error?: Error | null) => void,
+      ) => this.authorizePublish(client, packet, done),
+      authorizeSubscribe: (
+        client: Client,
+        subscription: Subscription,
+        done: (error: Error | null, subscription?: Subscription | null) => void,
+      ) =>
+        setImmediate(
+          done,
+          null,
+          this.allowSubscription(client, subscription) ? subscription : null,
+        ),
+      // Only what this gateway itself sends to the one client gets here.
+      authorizeForward: <T>(_client: Client, packet: T) => packet,
+    };
+  }
+
+  private onSocket(socket: Socket): void {
+    const { counters, connectionsMax } = this.options;
+    if (this.stopping || this.gates.size >= connectionsMax) {
+      this.countRefused('CONNECTIONS_MAX');
+      socket.on('error', () => {});
+      socket.end(SERVER_UNAVAILABLE);
+      socket.resume();
+      setTimeout(() => socket.destroy(), 1_000).unref();
+      return;
+    }
+    const gate = new Gate(socket, this, this.options.gate);
+    this.gates.add(gate);
+    counters.connections++;
+    counters.connectionsTotal++;
+    gate.once('close', () => {
+      this.gates.delete(gate);
+      counters.connections--;
+    });
+    this.clients.set(gate, this.broker.handle(gate));
+  }
+
+  private preConnect(
+    client: Client,
+    packet: ConnectPacket,
+    done: (error: Error | null, success: boolean) => void,
+  ): void {
+    const { clientId, username } = packet;
+    const settle = (code: number | undefined) => {
+      if (code === undefined) return done(null, true);
+      gateOf(client).socket.write(Buffer.from([0x20, 2, 0, code]));
+      this.countRefused('IDENTIFIER_REJECTED');
+      done(new Error('identifier rejected'), false);
+    };
+    // [MQTT-3.1.3-8] an empty id needs a clean session
+    if (clientId.length > CLIENT_ID_MAX || (clientId === '' && !packet.clean))
+      return settle(IDENTIFIER_REJECTED);
+    // Ids are namespaced by the name that is authenticated next, so that no device can take over another's.
+    packet.clientId = `${username ?? ''}/${clientId === '' ? randomUUID() : clientId}`;
+    const keepAliveMax = Math.min(65_535, Math.floor(this.options.keepAliveMaxMs / 1_000));
+    packet.keepalive = Math.min(packet.keepalive || keepAliveMax, keepAliveMax);
+    this.keepWill(client, packet);
+    settle(undefined);
+  }
+
+  /** A will may only go to the device's own state topic; another is dropped, and the device told. */
+  private keepWill(client: Client, packet: ConnectPacket): void {
+    const { will } = packet;
+    if (will === undefined) return;
+    const [tenant = '', device = ''] = (packet.username ?? '').split('/');
+    const topic = decodeTopic(Buffer.from(will.topic, 'utf8'));
+    if (topic !== undefined && publishChannel(topic, tenant, device) === 'state') return;
+    const refused: Publish = {
+      topic: will.topic,
+      channel: undefined,
+      payload: Buffer.from(will.payload),
+      payloadBytes: will.payload.length,
+      qos: 0,
+      retain: false,
+    };
+    delete packet.will;
+    client.once('connected', () => {
+      const session = this.sessions.get(gateOf(client));
+      if (session === undefined) return;
+      this.options.ingest.reject(
+        session,
+        refused,
+        refuse('WILL_NOT_ALLOWED', { actual: refused.topic }),
+        () => {},
+      );
+    });
+  }
+
+  /** Resolves to what CONNACK shall say, undefined when the client is who it claims to be. */
+  private async authenticate(
+    client: Client,
+    username: string | undefined,
+    password: Buffer | undefined,
+  ): Promise<AuthenticateError | undefined> {
+    const gate = gateOf(client);
+    const identity = await this.options.verifier.verify({ username, password });
+    const entry = identity && this.options.directory.device(identity.tenant, identity.device);
+    if (identity === undefined || entry === undefined) {
+      this.countRefused('BAD_CREDENTIALS');
+      return authenticateError(BAD_CREDENTIALS);
+    }
+    const connection = {
+      send: (channel: 'receipts' | 'commands', payload: string) =>
+        send(client, identity, channel, payload),
+      end: () => gate.destroy(),
+    };
+    const own = this.options.ingest.target(identity);
+    const session = new Session({
+      identity,
+      clientId: client.id,
+      connection,
+      own,
+      secretHash: entry.secretHash,
+    });
+    this.sessions.set(gate, session);
+    gate.once('close', () => this.sessions.delete(gate));
+    return undefined;
+  }
+
+  private onReady(client: Client): void {
+    const gate = gateOf(client);
+    const session = this.sessions.get(gate);
+    if (session === undefined) return;
+    const key = `${session.identity.tenant}/${session.identity.device}`;
+    const known = this.byDevice.get(key);
+    if (known === undefined) this.byDevice.set(key, new Set([session]));
+    else known.add(session);
+    gate.once('close', () => {
+      const left = this.byDevice.get(key);
+      left?.delete(session);
+      if (left?.size === 0) this.byDevice.delete(key);
+    });
+    this.options.ingest.event(session, 'connected', { clientId: session.clientId });
+    gate.open();
+  }
+
+  private onDisconnect(client: Client): void {
+    const session = this.sessions.get(gateOf(client));
+    if (session !== undefined)
+      this.options.ingest.event(session, 'disconnected', { clientId: session.clientId });
+  }
+
+  /** QoS 2, wills, and everything while the fast path is off. */
+  private authorizePublish(
+    client: Client | null,
+    packet: PublishPacket,
+    done: (error?: Error | null) => void,
+  ): void {
+    const gate = client === null ? undefined : gateOf(client);
+    const session = gate === undefined ? undefined : this.sessions.get(gate);
+    if (client === null || gate === undefined || session === undefined) {
+      setImmediate(done, new Error('no session'));
+      return;
+    }
+    const isWill = packet.cmd !== 'publish';
+    const settle = (error: Error | null) => {
+      if (!isWill) gate.settle();
+      done(error);
+    };
+    const ingest = () => {
+      const payload = Buffer.from(packet.payload);
+      const { tenant, device } = session.identity;
+      const publish: Publish = {
+        topic: packet.topic,
+        channel: publishChannel(packet.topic, tenant, device),
+        payload,
+        payloadBytes: payload.length,
+        qos: packet.qos,
+        retain: packet.retain,
+      };
+      this.options.ingest.publish(session, publish, settle);
+    };
+    if (packet.qos !== 2 || isWill) return ingest();
+    // The hook runs before Aedes itself recognises a repeated packet.
+    isRepeated(this.broker, client, packet).then((repeated) =>
+      repeated ? settle(null) : ingest(),
+    );
+  }
+
+  private allowSubscription(client: Client, subscription: Subscription): boolean {
+    const session = this.sessions.get(gateOf(client));
+    if (session === undefined) return false;
+    const { tenant, device } = session.identity;
+    return subscribeChannel(subscription.topic, tenant, device) !== undefined;
+  }
+
+  /** Keeps waiting connections alive, and ends those whose device or secret is gone. */
+  private onSweep(): void {
+    for (const gate of this.gates) if (gate.waiting) this.alive(gate);
+    const version = this.options.directory.version();
+    if (version === this.directoryVersion) return;
+    this.directoryVersion = version;
+    for (const [gate, session] of this.sessions) {
+      const { tenant, device } = session.identity;
+      session.targets.clear();
+      if (this.options.directory.device(tenant, device)?.secretHash === session.secretHash)
+        continue;
+      this.options.logger.info(
+        { tenant, device },
+        'a connection ends because its device or secret was removed',
+      );
+      gate.destroy();
+    }
+  }
+
+  private countRefused(reason: string): void {
+    const { refusedConnections } = this.options.counters;
+    refusedConnections.set(reason, (refusedConnections.get(reason) ?? 0) + 1);
+  }
+}
+
+function authenticateError(returnCode: number): AuthenticateError {
+  return Object.assign(new Error('not authenticated'), { returnCode });
+}
+
+/** Sends to the names under which the device listens; false when to none, or when it doesn't read. */
+function send(
+  client: Client,
+  identity: { tenant: string; device: string },
+  channel: 'receipts' | 'commands',
+  payload: string,
+): boolean {
+  if (client.closed || gateOf(client).outputBytes > RECEIPT_BACKLOG_BYTES) return false;
+  for (const topic of [
+    deviceTopic(identity.tenant, identity.device, channel),
+    shortTopic(channel),
+  ]) {
+    const granted = subscriptionQos(client, topic);
+    if (granted === undefined) continue;
+    const qos = granted === 0 ? 0 : 1;
+    client.publish({ cmd: 'publish', topic, payload, qos, retain: false, dup: false }, () => {});
+    return true;
+  }
+  return false;
+}

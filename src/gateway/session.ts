@@ -1,0 +1,103 @@
+import { encodeReading, readingPrefix, tallyKey } from '../log/record.ts';
+import type { Identity } from '../tenants/contract.ts';
+import { deviceTopic } from './topics.ts';
+import type { Validate } from './validation.ts';
+
+const HOUR_MS = 3_600_000;
+
+/** A device that readings are written for: the session's own, or one that it reports for. */
+export class Target {
+  readonly tenant: string;
+  readonly device: string;
+  readonly type: string;
+  /** Undefined while the configuration does not declare the type. */
+  readonly validate: Validate | undefined;
+  private readonly prefix: string;
+  private tallyHourEnd = 0;
+  private tally = '';
+
+  constructor(identity: Identity, validate: Validate | undefined) {
+    this.tenant = identity.tenant;
+    this.device = identity.device;
+    this.type = identity.type;
+    this.validate = validate;
+    this.prefix = readingPrefix(this.tenant, this.device, this.type);
+  }
+
+  encode(
+    ts: number,
+    received: number,
+    seq: number | undefined,
+    values: Record<string, number | boolean | string>,
+  ): string {
+    return encodeReading(this.prefix, ts, received, seq, values);
+  }
+
+  /** The tally key of an accepted reading, made anew once an hour. */
+  acceptedKey(received: number): string {
+    if (received >= this.tallyHourEnd || received < this.tallyHourEnd - HOUR_MS) {
+      this.tallyHourEnd = Math.floor(received / HOUR_MS) * HOUR_MS + HOUR_MS;
+      this.tally = tallyKey(this.tenant, this.device, received, 'reading', '');
+    }
+    return this.tally;
+  }
+}
+
+/** What a session needs of its connection. */
+export interface Connection {
+  /** Sends a message to the device; false when it does not listen or reads too slowly. */
+  send(channel: 'receipts' | 'commands', payload: string): boolean;
+  end(reason: string): void;
+}
+
+const HELD_RECEIPTS_MAX = 16;
+const TARGETS_MAX = 1_000;
+
+/** One authenticated connection. */
+export class Session {
+  readonly identity: Identity;
+  readonly clientId: string;
+  readonly connection: Connection;
+  readonly own: Target;
+  /** Stored form of the secret at the time of the CONNECT; a change ends the session. */
+  readonly secretHash: string;
+  readonly telemetryTopic: Buffer;
+  readonly targets = new Map<string, Target>();
+  /** Receipts from before the device subscribed; the oldest go first. */
+  heldReceipts: string[] = [];
+
+  constructor(options: {
+    identity: Identity;
+    clientId: string;
+    connection: Connection;
+    own: Target;
+    secretHash: string;
+  }) {
+    this.identity = options.identity;
+    this.clientId = options.clientId;
+    this.connection = options.connection;
+    this.own = options.own;
+    this.secretHash = options.secretHash;
+    this.telemetryTopic = Buffer.from(
+      deviceTopic(this.identity.tenant, this.identity.device, 'telemetry'),
+    );
+  }
+
+  remember(target: Target): void {
+    if (this.targets.size >= TARGETS_MAX) this.targets.clear();
+    this.targets.set(target.device, target);
+  }
+
+  /** Returns false when the receipt could neither be sent nor held. */
+  sendReceipt(payload: string): boolean {
+    if (this.connection.send('receipts', payload)) return true;
+    this.heldReceipts.push(payload);
+    if (this.heldReceipts.length <= HELD_RECEIPTS_MAX) return true;
+    this.heldReceipts.shift();
+    return false;
+  }
+
+  releaseReceipts(): void {
+    for (const payload of this.heldReceipts.splice(0)) this.connection.send('receipts', payload);
+  }
+}

@@ -1,0 +1,56 @@
+import { isUtf8 } from 'node:buffer';
+
+/** What a device may publish to, and where it may listen. */
+export type Channel = 'telemetry' | 'state' | 'commands' | 'receipts';
+
+const PUBLISH: ReadonlySet<string> = new Set(['telemetry', 'state']);
+const SUBSCRIBE: ReadonlySet<string> = new Set(['commands', 'receipts']);
+
+/** `t/<tenant>/d/<device>/<channel>` */
+export function deviceTopic(tenant: string, device: string, channel: Channel): string {
+  return `t/${tenant}/d/${device}/${channel}`;
+}
+
+/** `me/<channel>`, for a device that doesn't know its names. */
+export function shortTopic(channel: Channel): string {
+  return `me/${channel}`;
+}
+
+/** The own channel that a topic names; undefined for anything else. Topics are compared whole. */
+export function publishChannel(
+  topic: string,
+  tenant: string,
+  device: string,
+): 'telemetry' | 'state' | undefined {
+  const channel = ownChannel(topic, tenant, device);
+  return channel !== undefined && PUBLISH.has(channel)
+    ? (channel as 'telemetry' | 'state')
+    : undefined;
+}
+
+export function subscribeChannel(
+  topic: string,
+  tenant: string,
+  device: string,
+): 'commands' | 'receipts' | undefined {
+  const channel = ownChannel(topic, tenant, device);
+  return channel !== undefined && SUBSCRIBE.has(channel)
+    ? (channel as 'commands' | 'receipts')
+    : undefined;
+}
+
+function ownChannel(topic: string, tenant: string, device: string): string | undefined {
+  if (topic.startsWith('me/')) return topic.slice(3);
+  const own = `t/${tenant}/d/${device}/`;
+  return topic.startsWith(own) ? topic.slice(own.length) : undefined;
+}
+
+/**
+ * A publish topic must be non-empty UTF-8 without NUL, wildcards [MQTT-3.3.2-2] or control characters
+ * [MQTT-1.5.3-2]; undefined when it is not.
+ */
+export function decodeTopic(bytes: Buffer): string | undefined {
+  if (bytes.length === 0 || !isUtf8(bytes)) return undefined;
+  const topic = bytes.toString('utf8');
+  return /[\p{Cc}#+]/u.test(topic) ? undefined : topic;
+}

@@ -1,0 +1,159 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { crc32, constants as zlib, zstdCompressSync, zstdDecompressSync } from 'node:zlib';
+import { SpillwayError } from '../../core/errors.ts';
+
+/**
+ * The files of the embedded log, drawn in `docs/log-format.md`:
+ *
+ *   log/log.db      batch(first_offset, records, at, codec, crc, tally, payload), received(…), meta(…)
+ *   log/offsets.db  committed(grp, partition, next_offset)
+ *
+ * A release reads every version up to its own and refuses later ones.
+ */
+export const LOG_VERSION = 1;
+export const PARTITION = 0;
+
+export const CODECS = { none: 0, zstd: 1 } as const;
+export type CodecName = keyof typeof CODECS;
+
+const ZSTD = { params: { [zlib.ZSTD_c_compressionLevel]: 1 } };
+/** A batch is bounded by `commitBytesMax` plus one message, far below this. */
+const UNPACKED_BYTES_MAX = 64 * 2 ** 20;
+
+export function encodeBatch(text: string, codec: CodecName): { payload: Buffer; crc: number } {
+  const raw = Buffer.from(text, 'utf8');
+  const payload = codec === 'zstd' ? zstdCompressSync(raw, ZSTD) : raw;
+  return { payload, crc: crc32(payload) };
+}
+
+/** The records of a batch, one JSON text each. Throws LOG_CORRUPT. */
+export function decodeBatch(row: {
+  first_offset: number;
+  codec: number;
+  crc: number;
+  payload: Uint8Array;
+}): string[] {
+  const { first_offset: offset, codec, crc, payload } = row;
+  if (crc32(payload) !== crc) throw corrupt(offset, 'its checksum does not match');
+  if (codec === CODECS.none) return Buffer.from(payload).toString('utf8').split('\n');
+  if (codec !== CODECS.zstd) throw corrupt(offset, `codec ${codec} is not known`);
+  try {
+    return zstdDecompressSync(payload, { maxOutputLength: UNPACKED_BYTES_MAX })
+      .toString('utf8')
+      .split('\n');
+  } catch (cause) {
+    throw corrupt(offset, 'it does not unpack', cause);
+  }
+}
+
+export function corrupt(offset: number, why: string, cause?: unknown): SpillwayError {
+  return new SpillwayError(
+    'LOG_CORRUPT',
+    `the log's batch at offset ${offset} is damaged: ${why}`,
+    { cause },
+  );
+}
+
+export function logPath(dir: string): string {
+  return join(dir, 'log.db');
+}
+
+/** Opens `log.db` for its one writer; creates it when absent. Throws LOG_VERSION, LOG_CORRUPT. */
+export function openLogForWriting(dir: string): DatabaseSync {
+  mkdirSync(dir, { recursive: true });
+  const db = new DatabaseSync(logPath(dir));
+  try {
+    db.exec(`
+      PRAGMA journal_mode = WAL;
+      PRAGMA synchronous = FULL;
+      PRAGMA busy_timeout = 5000;
+      PRAGMA cache_size = -1024;
+      PRAGMA journal_size_limit = 16777216;
+      CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS batch (
+        first_offset INTEGER PRIMARY KEY,
+        records INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        codec INTEGER NOT NULL,
+        crc INTEGER NOT NULL,
+        tally TEXT NOT NULL,
+        payload BLOB NOT NULL
+      );
+      CREATE TABLE IF NOT EXISTS received (
+        tenant TEXT NOT NULL,
+        device TEXT NOT NULL,
+        hour INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        code TEXT NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (tenant, device, hour, outcome, code)
+      ) WITHOUT ROWID;
+      INSERT OR IGNORE INTO meta VALUES ('version', ${LOG_VERSION}), ('end', 0), ('folded', 0);
+    `);
+    checkVersion(db);
+    return db;
+  } catch (error) {
+    db.close();
+    throw asLogError(error);
+  }
+}
+
+/** Opens `log.db` for reading beside its writer; undefined while the writer has not made its tables. */
+export function openLogForReading(dir: string): DatabaseSync | undefined {
+  const db = new DatabaseSync(logPath(dir), { readOnly: true });
+  try {
+    db.exec('PRAGMA busy_timeout = 5000; PRAGMA cache_size = -1024;');
+    const made = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'received'").get();
+    if (made === undefined || !checkVersion(db)) {
+      db.close();
+      return undefined;
+    }
+    return db;
+  } catch (error) {
+    db.close();
+    throw asLogError(error);
+  }
+}
+
+/** Opens the consumers' offsets; any process may write them. */
+export function openOffsets(dir: string): DatabaseSync {
+  mkdirSync(dir, { recursive: true });
+  const db = new DatabaseSync(join(dir, 'offsets.db'));
+  db.exec(`
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA busy_timeout = 5000;
+    PRAGMA cache_size = -64;
+    CREATE TABLE IF NOT EXISTS committed (
+      grp TEXT NOT NULL,
+      partition INTEGER NOT NULL,
+      next_offset INTEGER NOT NULL,
+      PRIMARY KEY (grp, partition)
+    ) WITHOUT ROWID;
+  `);
+  return db;
+}
+
+function checkVersion(db: DatabaseSync): boolean {
+  const row = db.prepare("SELECT value FROM meta WHERE key = 'version'").get();
+  if (row === undefined) return false;
+  const version = Number(row.value);
+  if (version > LOG_VERSION) {
+    throw new SpillwayError(
+      'LOG_VERSION',
+      `the log has version ${version}, this release reads up to ${LOG_VERSION}`,
+    );
+  }
+  return true;
+}
+
+function asLogError(error: unknown): unknown {
+  const code = (error as { errcode?: number }).errcode;
+  // SQLITE_CORRUPT and SQLITE_NOTADB
+  if (code === 11 || code === 26) {
+    return new SpillwayError('LOG_CORRUPT', 'the file of the log is damaged', { cause: error });
+  }
+  return error;
+}
