@@ -272,12 +272,23 @@ export class Gate extends Duplex implements FrameSink {
   ): void {
     const flags = (bytes[start] as number) & 0x0f;
     const qos = ((flags >> 1) & 3) as 0 | 1 | 2 | 3;
-    if (qos === 3 || bodyLength < 2) return this.violation('PACKET_MALFORMED'); // [MQTT-3.3.1-4]
+    if (qos === 3 || bodyLength < 2) {
+      // [MQTT-3.3.1-4]
+      this.violation('PACKET_MALFORMED');
+      return;
+    }
     const topicEnd = body + 2 + bytes.readUInt16BE(body);
     const payloadStart = qos === 0 ? topicEnd : topicEnd + 2;
-    if (payloadStart > end) return this.violation('PACKET_MALFORMED');
+    if (payloadStart > end) {
+      this.violation('PACKET_MALFORMED');
+      return;
+    }
     const messageId = qos === 0 ? 0 : bytes.readUInt16BE(topicEnd);
-    if (qos !== 0 && messageId === 0) return this.violation('PACKET_MALFORMED'); // [MQTT-2.3.1-1]
+    if (qos !== 0 && messageId === 0) {
+      // [MQTT-2.3.1-1]
+      this.violation('PACKET_MALFORMED');
+      return;
+    }
     this.inflight++;
     const taken = this.handler.publish(this, {
       topic: this.readTopic(bytes, body + 2, topicEnd),

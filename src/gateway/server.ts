@@ -51,8 +51,9 @@ const SWEEP_MS = 1_000;
 const LISTEN_BACKLOG = 1_024;
 /** Return codes of CONNACK [MQTT-3.2.2.3]. */
 const BAD_CREDENTIALS = 4;
-const IDENTIFIER_REJECTED = 2;
-const SERVER_UNAVAILABLE = Buffer.from([0x20, 2, 0, 3]);
+const FAILED = 3;
+const IDENTIFIER_REJECTED = Buffer.from([0x20, 2, 0, 2]);
+const SERVER_UNAVAILABLE = Buffer.from([0x20, 2, 0, FAILED]);
 
 /** MQTT over TCP: listens, makes a gate for each socket, and answers the broker's questions. */
 export class Gateway implements GateHandler {
@@ -60,7 +61,10 @@ export class Gateway implements GateHandler {
   private readonly server: Server;
   private readonly gates = new Set<Gate>();
   private readonly clients = new WeakMap<Gate, Client>();
+  /** Open sessions. */
   private readonly sessions = new Map<Gate, Session>();
+  /** Also of gates that have closed: their wills and farewells come later. */
+  private readonly sessionOf = new WeakMap<Gate, Session>();
   /** Sessions of a device, by `<tenant>/<device>`. */
   private readonly byDevice = new Map<string, Set<Session>>();
   private broker!: ProtocolBroker;
@@ -83,7 +87,7 @@ export class Gateway implements GateHandler {
     gateway.broker.on('clientReady', (client) => gateway.onReady(client));
     gateway.broker.on('clientDisconnect', (client) => gateway.onDisconnect(client));
     gateway.broker.on('subscribe', (_subscriptions, client) =>
-      gateway.sessions.get(gateOf(client))?.releaseReceipts(),
+      gateway.sessionOf.get(gateOf(client))?.releaseReceipts(),
     );
     gateway.broker.on('clientError', () => {});
     gateway.broker.on('connectionError', () => {});
@@ -148,7 +152,7 @@ export class Gateway implements GateHandler {
   }
 
   publish(gate: Gate, packet: GatePublish): boolean {
-    const session = this.sessions.get(gate);
+    const session = this.sessionOf.get(gate);
     if (session === undefined) {
       gate.destroy();
       return true;
@@ -196,7 +200,7 @@ export class Gateway implements GateHandler {
   }
 
   violation(gate: Gate, reason: string): void {
-    const session = this.sessions.get(gate);
+    const session = this.sessionOf.get(gate);
     this.countRefused(reason);
     this.options.logger.warn(
       { reason, tenant: session?.identity.tenant, device: session?.identity.device },
@@ -224,7 +228,7 @@ export class Gateway implements GateHandler {
       ) => {
         this.authenticate(client, username, password).then(
           (refused) => done(refused ?? null, refused === undefined),
-          () => done(authenticateError(SERVER_UNAVAILABLE[3] ?? 3), false),
+          () => done(authenticateError(FAILED), false),
         );
       },
       authorizePublish: (
@@ -274,21 +278,19 @@ export class Gateway implements GateHandler {
     done: (error: Error | null, success: boolean) => void,
   ): void {
     const { clientId, username } = packet;
-    const settle = (code: number | undefined) => {
-      if (code === undefined) return done(null, true);
-      gateOf(client).socket.write(Buffer.from([0x20, 2, 0, code]));
+    // [MQTT-3.1.3-8] an empty id needs a clean session
+    if (clientId.length > CLIENT_ID_MAX || (clientId === '' && !packet.clean)) {
+      gateOf(client).socket.write(IDENTIFIER_REJECTED);
       this.countRefused('IDENTIFIER_REJECTED');
       done(new Error('identifier rejected'), false);
-    };
-    // [MQTT-3.1.3-8] an empty id needs a clean session
-    if (clientId.length > CLIENT_ID_MAX || (clientId === '' && !packet.clean))
-      return settle(IDENTIFIER_REJECTED);
+      return;
+    }
     // Ids are namespaced by the name that is authenticated next, so that no device can take over another's.
     packet.clientId = `${username ?? ''}/${clientId === '' ? randomUUID() : clientId}`;
     const keepAliveMax = Math.min(65_535, Math.floor(this.options.keepAliveMaxMs / 1_000));
     packet.keepalive = Math.min(packet.keepalive || keepAliveMax, keepAliveMax);
     this.keepWill(client, packet);
-    settle(undefined);
+    done(null, true);
   }
 
   /** A will may only go to the device's own state topic; another is dropped, and the device told. */
@@ -308,7 +310,7 @@ export class Gateway implements GateHandler {
     };
     delete packet.will;
     client.once('connected', () => {
-      const session = this.sessions.get(gateOf(client));
+      const session = this.sessionOf.get(gateOf(client));
       if (session === undefined) return;
       this.options.ingest.reject(
         session,
@@ -345,6 +347,7 @@ export class Gateway implements GateHandler {
       own,
       secretHash: entry.secretHash,
     });
+    this.sessionOf.set(gate, session);
     this.sessions.set(gate, session);
     gate.once('close', () => this.sessions.delete(gate));
     return undefined;
@@ -352,7 +355,7 @@ export class Gateway implements GateHandler {
 
   private onReady(client: Client): void {
     const gate = gateOf(client);
-    const session = this.sessions.get(gate);
+    const session = this.sessionOf.get(gate);
     if (session === undefined) return;
     const key = `${session.identity.tenant}/${session.identity.device}`;
     const known = this.byDevice.get(key);
@@ -368,7 +371,7 @@ export class Gateway implements GateHandler {
   }
 
   private onDisconnect(client: Client): void {
-    const session = this.sessions.get(gateOf(client));
+    const session = this.sessionOf.get(gateOf(client));
     if (session !== undefined)
       this.options.ingest.event(session, 'disconnected', { clientId: session.clientId });
   }
@@ -380,7 +383,7 @@ export class Gateway implements GateHandler {
     done: (error?: Error | null) => void,
   ): void {
     const gate = client === null ? undefined : gateOf(client);
-    const session = gate === undefined ? undefined : this.sessions.get(gate);
+    const session = gate === undefined ? undefined : this.sessionOf.get(gate);
     if (client === null || gate === undefined || session === undefined) {
       setImmediate(done, new Error('no session'));
       return;
@@ -403,7 +406,10 @@ export class Gateway implements GateHandler {
       };
       this.options.ingest.publish(session, publish, settle);
     };
-    if (packet.qos !== 2 || isWill) return ingest();
+    if (packet.qos !== 2 || isWill) {
+      ingest();
+      return;
+    }
     // The hook runs before Aedes itself recognises a repeated packet.
     isRepeated(this.broker, client, packet).then((repeated) =>
       repeated ? settle(null) : ingest(),
@@ -411,7 +417,7 @@ export class Gateway implements GateHandler {
   }
 
   private allowSubscription(client: Client, subscription: Subscription): boolean {
-    const session = this.sessions.get(gateOf(client));
+    const session = this.sessionOf.get(gateOf(client));
     if (session === undefined) return false;
     const { tenant, device } = session.identity;
     return subscribeChannel(subscription.topic, tenant, device) !== undefined;

@@ -91,7 +91,10 @@ class Writer {
     const started = performance.now();
     if (this.diskBytes >= this.options.diskBytesMax) {
       this.trim(0, 0);
-      if (this.diskBytes >= this.options.diskBytesMax) return this.wait(message, 'budget');
+      if (this.diskBytes >= this.options.diskBytesMax) {
+        this.wait(message, 'budget');
+        return;
+      }
     }
     const { payload, crc } = encodeBatch(message.text, this.options.compression);
     try {
@@ -111,7 +114,8 @@ class Writer {
       // SQLITE_FULL: SQLite has rolled back by itself or does so here, and nothing was synced.
       if ((error as { errcode?: number }).errcode !== 13) throw error;
       if (this.db.isTransaction) this.db.exec('ROLLBACK');
-      return this.wait(message, 'disk');
+      this.wait(message, 'disk');
+      return;
     }
     this.endOffset += message.records;
     this.waiting = undefined;
