@@ -62,7 +62,10 @@ export interface RangeQuery {
   tenant: string;
   /** All devices of the tenant when absent. */
   devices?: readonly string[];
-  /** All metrics when absent. */
+  /**
+   * All metrics when absent. Raw readings come with these metrics only, and those that have none of
+   * them are neither returned nor counted.
+   */
   metrics?: readonly string[];
   /** Event time, ms, inclusive. */
   from: number;
@@ -89,9 +92,11 @@ export interface DeadLetterQuery {
 export interface LedgerQuery {
   tenant?: string;
   device?: string;
-  /** Hours of gateway time, ms. */
+  /** Hours of gateway time, ms; `from` inclusive, `to` exclusive. */
   from?: number;
   to?: number;
+  /** At most so many lines; does not apply to totals. */
+  limit?: number;
 }
 
 export interface StoreReader {

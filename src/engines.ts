@@ -1,0 +1,73 @@
+import { join } from 'node:path';
+import { type Config, deviceTypes } from './config/schema.ts';
+import { systemClock } from './core/clock.ts';
+import type { LogAppender, LogConsumer } from './log/contract.ts';
+import { type AppenderEvents, EmbeddedAppender } from './log/embedded/appender.ts';
+import { EmbeddedConsumer } from './log/embedded/consumer.ts';
+import type { Retention, Store } from './store/contract.ts';
+import { openEmbeddedStore } from './store/embedded/store.ts';
+import { Registry } from './tenants/registry.ts';
+
+/** The engines that the configuration chooses, behind their contracts. */
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 86_400_000;
+
+/** Throws DATA_DIR_LOCKED, LOG_VERSION, LOG_CORRUPT, LOG_WRITE_FAILED. */
+export function openAppender(config: Config, events: AppenderEvents): Promise<LogAppender> {
+  const { embedded } = config.log;
+  return EmbeddedAppender.open(
+    {
+      dir: join(config.data.dir, 'log'),
+      diskBytesMax: embedded.diskBytesMax,
+      retainForMs: embedded.retainFor,
+      retainBytes: embedded.retainBytes,
+      compression: embedded.compression,
+      commitRecordsMax: embedded.commitRecordsMax,
+      commitBytesMax: embedded.commitBytesMax,
+      pendingBytesMax: embedded.pendingBytesMax,
+    },
+    events,
+  );
+}
+
+export function openConsumer(config: Config): LogConsumer {
+  return new EmbeddedConsumer({ dir: join(config.data.dir, 'log') });
+}
+
+/** Throws DATA_DIR_LOCKED, STORE_VERSION, STORE_CORRUPT. */
+export function openStore(config: Config, options: { readOnly: boolean }): Store {
+  return openEmbeddedStore({
+    dir: join(config.data.dir, 'store'),
+    retention: retentionOf(config),
+    readOnly: options.readOnly,
+    windowsMs: windowsOf(config),
+    clock: systemClock,
+  });
+}
+
+/** Throws STORE_VERSION. */
+export function openRegistry(config: Config): Registry {
+  return new Registry({
+    dir: config.data.dir,
+    types: new Set(deviceTypes(config).keys()),
+    clock: systemClock,
+  });
+}
+
+export function windowsOf(config: Config): number[] {
+  return [...new Set([config.rollup.baseWindow, HOUR_MS, DAY_MS])];
+}
+
+export function retentionOf(config: Config): Retention {
+  const { raw, base, hour, day, deadLetters } = config.store.retention;
+  return {
+    rawMs: raw,
+    deadLettersMs: deadLetters,
+    rollupsMs: new Map([
+      [config.rollup.baseWindow, base],
+      [HOUR_MS, hour],
+      [DAY_MS, day],
+    ]),
+  };
+}

@@ -1,0 +1,85 @@
+import type { LedgerCount, Outcome } from '../../core/nouns.ts';
+import type { LedgerQuery, Progress } from '../contract.ts';
+import { deviceIds } from './device-ids.ts';
+import { LEDGER_FILE } from './files.ts';
+import type { OpenFiles } from './open-files.ts';
+import type { SqliteFile } from './sqlite-file.ts';
+
+const POSITION = 'SELECT next_offset FROM position WHERE consumer = ? AND partition = ?';
+const MOVE = `INSERT INTO position(consumer, partition, next_offset) VALUES (?, ?, ?)
+  ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset`;
+const ADD = `INSERT INTO ledger(device, hour, outcome, code, count) VALUES (?, ?, ?, ?, ?)
+  ON CONFLICT DO UPDATE SET count = count + excluded.count`;
+const ADD_TOTAL = `INSERT INTO total(device, outcome, count) VALUES (?, ?, ?)
+  ON CONFLICT DO UPDATE SET count = count + excluded.count`;
+
+/** Adds ledger lines and moves the position in one transaction; nothing when already there. */
+export function commitProgress(files: OpenFiles, progress: Progress): void {
+  const { group, partition, nextOffset } = progress;
+  files.write(LEDGER_FILE, (db) => {
+    const stored = db.get<{ next_offset: number }>(POSITION, group, partition)?.next_offset;
+    if (stored !== undefined && stored >= nextOffset) return;
+    for (const line of progress.ledger) addLine(db, line);
+    db.run(MOVE, group, partition, nextOffset);
+  });
+}
+
+function addLine(db: SqliteFile, line: LedgerCount): void {
+  const device = deviceIds(db).obtain(line.tenant, line.device);
+  db.run(ADD, device, line.hour, line.outcome, line.code, line.count);
+  db.run(ADD_TOTAL, device, line.outcome, line.count);
+}
+
+/** Ordered by tenant, device, hour, outcome, code. */
+export function queryLedger(files: OpenFiles, query: LedgerQuery): LedgerCount[] {
+  const { where, params } = filter(query);
+  const sql = `SELECT tenant, device.device, hour, outcome, code, count
+    FROM device JOIN ledger ON ledger.device = device.id WHERE ${where}
+    ORDER BY tenant, device.device, hour, outcome, code LIMIT ?`;
+  return (
+    files.read(LEDGER_FILE, (db) =>
+      // Fresh objects: rows of SQLite have no prototype.
+      db.all<LedgerCount>(sql, ...params, query.limit ?? -1).map((row) => ({ ...row })),
+    ) ?? []
+  );
+}
+
+/** Sums by outcome. Without a range of hours they come from running totals, not from all lines. */
+export function queryLedgerTotals(files: OpenFiles, query: LedgerQuery): Map<Outcome, number> {
+  const { where, params } = filter(query);
+  const lines = query.from === undefined && query.to === undefined ? 'total' : 'ledger';
+  const sql = `SELECT outcome, sum(count) AS count
+    FROM device JOIN ${lines} AS lines ON lines.device = device.id WHERE ${where}
+    GROUP BY outcome ORDER BY outcome`;
+  const rows = files.read(LEDGER_FILE, (db) =>
+    db.all<{ outcome: Outcome; count: number }>(sql, ...params),
+  );
+  return new Map((rows ?? []).map(({ outcome, count }) => [outcome, count]));
+}
+
+function filter({ tenant, device, from, to }: LedgerQuery): {
+  where: string;
+  params: (string | number)[];
+} {
+  const params: (string | number)[] = [];
+  let where = 'true';
+  const add = (condition: string, value: string | number | undefined): void => {
+    if (value === undefined) return;
+    where += ` AND ${condition}`;
+    params.push(value);
+  };
+  add('device.tenant = ?', tenant);
+  add('device.device = ?', device);
+  add('hour >= ?', from);
+  add('hour < ?', to);
+  return { where, params };
+}
+
+/** Next offset to process by partition. */
+export function queryPosition(files: OpenFiles, group: string): Map<number, number> {
+  const sql = 'SELECT partition, next_offset FROM position WHERE consumer = ? ORDER BY partition';
+  const rows = files.read(LEDGER_FILE, (db) =>
+    db.all<{ partition: number; next_offset: number }>(sql, group),
+  );
+  return new Map((rows ?? []).map((row) => [row.partition, row.next_offset]));
+}
