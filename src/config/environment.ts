@@ -5,6 +5,7 @@ import { isPlainMap, parseYaml } from './yaml-source.ts';
 
 /** Variables with our prefix that are no keys, and what they are for. */
 export const RESERVED_VARIABLES: ReadonlyMap<string, string> = new Map([
+  ['SPILLWAY_CONFIG', 'the file to read where --config is not given'],
   ['SPILLWAY_TOKEN', 'the token that the command line sends to the HTTP API'],
 ]);
 

@@ -8,23 +8,28 @@ import { formatDuration, parseBytes, parseDuration } from '../core/units.ts';
  * comments; a test keeps the two equal. Durations are texts with a unit (`10s`) and become ms,
  * sizes (`64MiB`) become bytes.
  */
-const duration = (fallback: string, min = 0) =>
+const duration = (fallback: string, min = 0, max = Number.MAX_SAFE_INTEGER) =>
   z
     .string()
     .default(fallback)
     .transform((text, ctx) => {
       const ms = parseDuration(text);
-      if (ms === undefined || ms < min) {
+      if (ms === undefined || ms < min || ms > max) {
         const message =
           ms === undefined
             ? 'expected a duration such as 500ms, 10s, 1m, 2h or 30d'
-            : `expected a duration of at least ${formatDuration(min)}`;
+            : ms < min
+              ? `expected a duration of at least ${formatDuration(min)}`
+              : `expected a duration of at most ${formatDuration(max)}`;
         ctx.addIssue({ code: 'custom', message });
         return z.NEVER;
       }
       return ms;
     })
     .meta({ unit: 'duration' });
+
+/** What a timer waits for: Node fires one of more than 24.8 days at once. */
+const timer = (fallback: string, min = 0) => duration(fallback, min, 86_400_000);
 
 const bytes = (fallback: string) =>
   z
@@ -89,14 +94,14 @@ export const configSchema = z.strictObject({
         .prefault({}),
       fastPath: z.boolean().default(true),
       connectionsMax: count(20_000),
-      connectTimeout: duration('10s', 1),
-      keepAliveMax: duration('1h', 1_000),
+      connectTimeout: timer('10s', 1),
+      keepAliveMax: duration('1h', 1_000, 65_535_000),
       packetBytesMax: bytes('2MiB'),
       connectBytesMax: bytes('8KiB'),
       payloadBytesMax: bytes('64KiB'),
       readingsPerMessageMax: count(1_000),
       metricsPerReadingMax: count(256),
-      textBytesMax: count(256),
+      textCharsMax: count(256),
       inflightMax: count(256),
       deadLetterPayloadBytesMax: bytes('16KiB'),
     })
@@ -121,7 +126,7 @@ export const configSchema = z.strictObject({
     .strictObject({
       baseWindow: duration('1m', 1_000),
       lateness: duration('2m'),
-      flushInterval: duration('1s', 10),
+      flushInterval: timer('1s', 10),
       openReadingsMax: count(2_000_000),
       devicesMax: count(100_000),
       batchRecordsMax: count(8_000),
@@ -147,10 +152,10 @@ export const configSchema = z.strictObject({
       port: port(8080),
       bodyBytesMax: bytes('1MiB'),
       queryRowsMax: count(100_000),
-      requestTimeout: duration('30s', 100),
+      requestTimeout: timer('30s', 100),
     })
     .prefault({}),
-  shutdown: z.strictObject({ drainTimeout: duration('20s') }).prefault({}),
+  shutdown: z.strictObject({ drainTimeout: timer('20s') }).prefault({}),
   types: z
     .record(z.string().refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -'), deviceType)
     .default({}),

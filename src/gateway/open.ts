@@ -31,7 +31,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
       payloadBytesMax: limits.payloadBytesMax,
       readingsPerMessageMax: limits.readingsPerMessageMax,
       metricsPerReadingMax: limits.metricsPerReadingMax,
-      textMax: limits.textBytesMax,
+      textMax: limits.textCharsMax,
       deadLetterPayloadBytesMax: limits.deadLetterPayloadBytesMax,
     },
   });

@@ -68,7 +68,13 @@ test('the environment wins over the file', () => {
 });
 
 test('an empty variable, a reserved one and those of others count for nothing', () => {
-  const env = { SPILLWAY_HTTP_PORT: '', SPILLWAY_TOKEN: 'x', PATH: '/bin', SPILLWAYS: 'y' };
+  const env = {
+    SPILLWAY_HTTP_PORT: '',
+    SPILLWAY_TOKEN: 'x',
+    SPILLWAY_CONFIG: 'y',
+    PATH: '/bin',
+    SPILLWAYS: 'y',
+  };
   const { config, sources } = loadConfig({ env });
   assert.equal(config.http.port, 8080);
   assert.equal(sources.size, 0);

@@ -1,8 +1,15 @@
-import type { Origin } from '../contract.ts';
+import type { Origin, StoredReading } from '../contract.ts';
 import type { RawDictionary } from './raw-dictionary.ts';
-import type { RawRow } from './raw-writer.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 import { decodeValues, encodeValues } from './values.ts';
+
+/** A reading on its way into a file. */
+export interface RawRow {
+  reading: StoredReading;
+  device: number;
+  shape: number;
+  vals: string;
+}
 
 /** A metric that came from another record than the one that created the row: name, partition, offset. */
 type Source = [metric: string, partition: number, offset: number];

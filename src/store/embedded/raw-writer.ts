@@ -3,7 +3,7 @@ import { deviceIds } from './device-ids.ts';
 import { DAY_MS, dayFile, type StoreFile, TIME_MAX, TIME_MIN } from './files.ts';
 import type { OpenFiles } from './open-files.ts';
 import { type RawDictionary, rawDictionary } from './raw-dictionary.ts';
-import { mergeReading } from './raw-merge.ts';
+import { mergeReading, type RawRow } from './raw-merge.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 import { encodeValues } from './values.ts';
 
@@ -18,14 +18,6 @@ const insertSql = (rows: number): string =>
    VALUES ${Array(rows).fill('(?, ?, ?, ?, ?, ?, ?, ?)').join(', ')} ON CONFLICT DO NOTHING`;
 const INSERT_ONE = insertSql(1);
 const INSERT_MANY = insertSql(ROWS_PER_INSERT);
-
-/** A reading on its way into a file. */
-export interface RawRow {
-  reading: StoredReading;
-  device: number;
-  shape: number;
-  vals: string;
-}
 
 interface Sendable {
   reading: StoredReading;

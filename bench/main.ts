@@ -1,0 +1,70 @@
+/**
+ * `npm run bench`: what the README's figures come from. Ratios come from one run on one machine; a
+ * single absolute time says little. `-- --json FILE` writes the figures, `--only a,b` runs some parts.
+ */
+import { writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { benchIngest } from './ingest.ts';
+import { benchEndToEnd, benchIdle, benchVisible } from './program.ts';
+
+const { values } = parseArgs({
+  options: {
+    json: { type: 'string' },
+    only: { type: 'string', default: 'ingest,endToEnd,idle,visible' },
+    seconds: { type: 'string', default: '60' },
+    rate: { type: 'string', default: '30000' },
+  },
+});
+const parts = new Set(values.only.split(','));
+const figures: Record<string, unknown> = { node: process.version, at: new Date().toISOString() };
+
+if (parts.has('ingest')) {
+  const ingest = await benchIngest({ seconds: 8, rounds: 3 });
+  figures.ingest = ingest;
+  line('ingest: CPU per durable, validated reading', `${ingest.cpuMicrosPerReading.toFixed(1)} µs`);
+  line('ingest: acknowledged', `${ingest.readingsPerSecond} readings/s`);
+  const { brokerPath, mosquitto, ratioToMosquitto } = ingest;
+  line(
+    '  with the fast path off',
+    `${brokerPath.cpuMicrosPerReading.toFixed(1)} µs, ${brokerPath.readingsPerSecond}/s`,
+  );
+  if (mosquitto !== undefined && ratioToMosquitto !== undefined) {
+    line(
+      '  mosquitto, from memory',
+      `${mosquitto.cpuMicrosPerReading.toFixed(1)} µs, ${mosquitto.readingsPerSecond}/s`,
+    );
+    line('  ratio to mosquitto', ratioToMosquitto.toFixed(2));
+  }
+}
+if (parts.has('endToEnd')) {
+  const endToEnd = await benchEndToEnd({
+    seconds: Number(values.seconds),
+    rate: Number(values.rate),
+  });
+  figures.endToEnd = endToEnd;
+  line('end to end: sustained', `${endToEnd.readingsPerSecond} readings/s for ${values.seconds} s`);
+  line(
+    'end to end: backlog growth',
+    `${endToEnd.backlogGrowth.toFixed(0)} records/s (at most ${endToEnd.backlogMax})`,
+  );
+  line('end to end: CPU per reading', `${endToEnd.cpuMicrosPerReading.toFixed(1)} µs`);
+  line('end to end: PUBACK p99', `${endToEnd.pubackP99Ms.toFixed(0)} ms`);
+  line('end to end: memory', `${endToEnd.rssMiB.toFixed(0)} MiB`);
+}
+if (parts.has('idle')) {
+  const idle = await benchIdle({ connections: 10_000 });
+  figures.idleRssMiB = idle.idleRssMiB;
+  figures.kibPerConnection = idle.kibPerConnection;
+  line('idle: memory of the whole program', `${idle.idleRssMiB.toFixed(0)} MiB`);
+  line(`idle: each of ${idle.connections} connections`, `${idle.kibPerConnection.toFixed(1)} KiB`);
+}
+if (parts.has('visible')) {
+  const visible = await benchVisible({ seconds: 30 });
+  figures.visible = visible;
+  line('publish to visible in a query, 100/s', `p50 ${visible.p50Ms} ms, p99 ${visible.p99Ms} ms`);
+}
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+
+function line(what: string, figure: string): void {
+  console.log(`${what.padEnd(48)} ${figure}`);
+}

@@ -1,0 +1,223 @@
+/**
+ * The only wiring: the whole path on one screen.
+ *
+ *   devices ──MQTT──▶ gateway ──▶ log ──commit──▶ PUBACK          main thread; the log's writer has its own
+ *                                  │
+ *                                  ▼
+ *                      rollup worker ──▶ store                     thread `rollup`
+ *                                          │
+ *   people  ◀──HTTP── API, console ◀── reports, ledger, metrics    thread `http`
+ *
+ * Sinks start before sources and stop after them. Stopping: take no more → commit what came → answer it
+ * → let the rollup worker finish the log → close the log → close HTTP.
+ */
+import { Worker } from 'node:worker_threads';
+import type { Logger } from 'pino';
+import type { Config } from './config/schema.ts';
+import { systemClock } from './core/clock.ts';
+import { SpillwayError } from './core/errors.ts';
+import { openAppender, openConsumer, openRegistry } from './engines.ts';
+import { openGateway } from './gateway/open.ts';
+import type { Gateway } from './gateway/server.ts';
+import type { FromHttp, ToHttp } from './http-thread.ts';
+import type { LogAppender } from './log/contract.ts';
+import { gatewayCounters, type RollupStatus } from './ops/counters.ts';
+import { LiveView } from './ops/live-view.ts';
+import { mainMetrics } from './ops/thread-metrics.ts';
+import type { RollupStats } from './rollup/worker.ts';
+import type { FromRollup, ToRollup } from './rollup-thread.ts';
+import { PasswordVerifier } from './tenants/passwords.ts';
+
+export interface Spillway {
+  mqttPort: number;
+  httpPort: number;
+  /** Drains and stops; resolves when everything acknowledged is in the store. */
+  stop(): Promise<void>;
+  /** Rejects when the process can't go on and has to be started anew. */
+  failed: Promise<never>;
+}
+
+const STATUS_INTERVAL_MS = 500;
+const RESTART_MS = 5_000;
+
+/** Throws what the engines and listeners throw when they start. */
+export async function startSpillway(
+  config: Config,
+  logger: Logger,
+  version: string,
+): Promise<Spillway> {
+  const counters = gatewayCounters();
+  const view = new LiveView({ counters, startedAt: systemClock.now(), version });
+  const metrics = mainMetrics(counters, () => appender.stats());
+  let fail: (error: Error) => void = () => {};
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => {});
+
+  const registry = openRegistry(config);
+  const appender: LogAppender = await openAppender(config, {
+    onFull: (full, reason) => {
+      if (full)
+        logger.error(
+          { code: 'LOG_FULL', reason },
+          'the log is full: devices wait for their acknowledgement',
+        );
+      else logger.info('the log has space again');
+    },
+    onFailed: (error) => fail(error),
+    onCommit: (ms, records) => metrics.commit(ms, records),
+  });
+
+  const rollup = await startRollup(config, logger, view);
+  let gateway: Gateway | undefined;
+  const http = await startHttp(
+    config,
+    (tenant, device, payload) => gateway?.sendCommand(tenant, device, payload) === true,
+  );
+
+  gateway = await openGateway({
+    config,
+    appender,
+    directory: registry,
+    verifier: new PasswordVerifier(registry),
+    counters,
+    clock: systemClock,
+    logger,
+  });
+  view.setReady(true, '');
+  const publishStatus = async () => {
+    http.post({ kind: 'status', status: view.status(appender.stats()) });
+    http.post({
+      kind: 'metrics',
+      source: 'main',
+      metrics: await metrics.registry.getMetricsAsJSON(),
+    });
+  };
+  await publishStatus();
+  const ticker = setInterval(() => void publishStatus(), STATUS_INTERVAL_MS);
+
+  const stop = async () => {
+    view.setReady(false, 'stopping');
+    await publishStatus();
+    await gateway.stopReading();
+    const deadline = Date.now() + config.shutdown.drainTimeout;
+    const committed = await within(appender.flush(), deadline);
+    if (!committed)
+      logger.warn('the log could not commit in time; what is unacknowledged comes again');
+    await gateway.close();
+    await within(appender.flush(), deadline);
+    const drained = await within(rollup.drain(), deadline);
+    if (!drained)
+      logger.warn(
+        'the rollup worker did not finish in time; it goes on from the log at the next start',
+      );
+    await appender.close();
+    clearInterval(ticker);
+    await http.stop();
+    registry.close();
+  };
+  return { mqttPort: gateway.port, httpPort: http.port, stop, failed };
+}
+
+/** Runs the rollup worker's thread and starts it anew when it fails; the log keeps what comes meanwhile. */
+async function startRollup(config: Config, logger: Logger, view: LiveView) {
+  let worker: Worker;
+  let ended: Promise<void>;
+  let stopping = false;
+  const start = () =>
+    new Promise<void>((resolve, reject) => {
+      worker = new Worker(new URL('./rollup-thread.ts', import.meta.url), {
+        workerData: { config },
+        name: 'rollup',
+      });
+      ended = new Promise((done) => worker.once('exit', () => done()));
+      const onFailed = (message: string, code: string | undefined) => {
+        reject(new SpillwayError((code ?? 'STORE_BUSY') as SpillwayError['code'], message));
+        logger.error({ code, reason: message }, 'the rollup worker stopped; it is started again');
+        if (!stopping) setTimeout(() => void start().catch(() => {}), RESTART_MS).unref();
+      };
+      worker.on('error', (error) => onFailed(error.message, undefined));
+      worker.on('message', (message: FromRollup) => {
+        if (message.kind === 'ready') resolve();
+        else if (message.kind === 'stats') view.setRollup(rollupStatus(message.stats));
+        else if (message.kind === 'failed') onFailed(message.message, message.code);
+      });
+    });
+  await start();
+  return {
+    async drain(): Promise<void> {
+      stopping = true;
+      const consumer = openConsumer(config);
+      const bounds = await consumer.bounds();
+      await consumer.close();
+      const until = new Map([...bounds].map(([partition, { end }]) => [partition, end]));
+      worker.postMessage({ kind: 'drain', until } satisfies ToRollup);
+      await ended;
+    },
+  };
+}
+
+async function startHttp(
+  config: Config,
+  command: (tenant: string, device: string, payload: string) => boolean,
+) {
+  const worker = new Worker(new URL('./http-thread.ts', import.meta.url), {
+    workerData: { config },
+    name: 'http',
+  });
+  const post = (message: ToHttp) => worker.postMessage(message);
+  const port = await new Promise<number>((resolve, reject) => {
+    worker.on('error', reject);
+    worker.on('message', (message: FromHttp) => {
+      if (message.kind === 'listening') resolve(message.port);
+      else if (message.kind === 'failed')
+        reject(new SpillwayError('LISTEN_FAILED', message.message));
+      else if (message.kind === 'command') {
+        const { id, tenant, device, payload } = message;
+        post({ kind: 'commandResult', id, sent: command(tenant, device, payload) });
+      }
+    });
+  });
+  return {
+    port,
+    post,
+    async stop(): Promise<void> {
+      const ended = new Promise((resolve) => worker.once('exit', resolve));
+      post({ kind: 'stop' });
+      await ended;
+    },
+  };
+}
+
+function rollupStatus(stats: RollupStats): RollupStatus {
+  const { identical, merged, conflicts } = stats;
+  return {
+    lagRecords: stats.lagOffsets,
+    openWindows: stats.openWindows,
+    openReadings: stats.openReadings,
+    devices: stats.devices,
+    processed: stats.records,
+    stored: stats.stored,
+    duplicates: { IDENTICAL: identical, MERGED: merged, CONFLICT: conflicts },
+    lateCorrections: stats.late,
+    flushMs: stats.flushMsLast,
+  };
+}
+
+/** False when the promise did not settle by `deadline` (ms since the epoch) or rejected. */
+async function within(promise: Promise<unknown>, deadline: number): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<false>((resolve) => {
+    timer = setTimeout(() => resolve(false), Math.max(0, deadline - Date.now()));
+  });
+  const done = promise.then(
+    () => true,
+    () => false,
+  );
+  try {
+    return await Promise.race([done, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

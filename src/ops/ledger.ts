@@ -1,0 +1,310 @@
+import { SpillwayError } from '../core/errors.ts';
+import type { LogRecord } from '../core/nouns.ts';
+import type { LogConsumer } from '../log/contract.ts';
+import type { StoreReader } from '../store/contract.ts';
+
+/**
+ * The account of what became of every message, from durable counts alone:
+ *
+ *     received = stored + dead-lettered + shed + duplicate + in flight
+ *
+ * Four things are read from a system that moves: the store's position P with its ledger L, and the log's
+ * end E with the gateways' account R. P and L change in one transaction of the store, E and R in one of
+ * the log. So each pair is read as: first number, account, number again; when the number is the same,
+ * the pair belongs together. L is read before R: what the workers process in between stays in flight
+ * for this audit (the records from P on), and nothing can be processed that R does not hold.
+ *
+ * When the log grows too fast to read R between two equal ends E1 and E2, R belongs to some end between
+ * them. Then the records from E1 to E2 are counted one by one, and the account is taken where it
+ * balances; if it balances nowhere, where the difference is smallest. An audit of such a log that finds
+ * a difference is repeated before it is believed.
+ */
+
+export interface AuditOptions {
+  store: StoreReader;
+  consumer: LogConsumer;
+  /** The group whose position the store keeps. */
+  group: string;
+  tenant?: string;
+  /** Gateway time, ms; widened to whole hours, as the counts are kept by hour. */
+  from?: number;
+  to?: number;
+  /** A row for each device instead of each tenant. */
+  byDevice?: boolean;
+  /** More records in flight than this are not counted one by one; default 5,000,000. */
+  inFlightMax?: number;
+  /** Ends the audit; it throws the signal's reason. Default: after 60 s. */
+  signal?: AbortSignal;
+}
+
+export interface AuditRow {
+  tenant: string;
+  device?: string;
+  received: number;
+  stored: number;
+  /** By refusal code. */
+  deadLettered: Map<string, number>;
+  /** By reason. */
+  shed: Map<string, number>;
+  /** By kind. */
+  duplicate: Map<string, number>;
+  inFlight: number;
+  /** received − all others; 0 when every message is accounted for. */
+  difference: number;
+}
+
+export interface Audit {
+  rows: AuditRow[];
+  /** Null when it can't be told, as `note` says. */
+  balanced: boolean | null;
+  note: string;
+  /** Hours that were counted, ms; absent: all. */
+  from?: number;
+  to?: number;
+}
+
+const HOUR_MS = 3_600_000;
+const IN_FLIGHT_MAX = 5_000_000;
+const AUDIT_MS = 60_000;
+/** Tries to read a pair, and to find a balance in a log that grows. */
+const TRIES = 8;
+const ATTEMPTS = 3;
+
+type Positions = ReadonlyMap<number, number>;
+
+function same(a: Positions, b: Positions): boolean {
+  return a.size === b.size && [...a].every(([partition, offset]) => b.get(partition) === offset);
+}
+
+/** The rows of one audit, with a count of those that do not balance. */
+class Account {
+  readonly rows = new Map<string, AuditRow>();
+  unbalanced = 0;
+  private readonly byDevice: boolean;
+
+  constructor(byDevice: boolean) {
+    this.byDevice = byDevice;
+  }
+
+  private row(tenant: string, device: string): AuditRow {
+    const key = this.byDevice ? `${tenant}/${device}` : tenant; // names hold no slash
+    let row = this.rows.get(key);
+    if (row === undefined) {
+      row = {
+        tenant,
+        ...(this.byDevice && { device }),
+        ...{ received: 0, stored: 0, inFlight: 0, difference: 0 },
+        ...{ deadLettered: new Map(), shed: new Map(), duplicate: new Map() },
+      };
+      this.rows.set(key, row);
+    }
+    return row;
+  }
+
+  private differ(row: AuditRow, by: number): void {
+    const before = row.difference === 0;
+    row.difference += by;
+    if (before && row.difference !== 0) this.unbalanced += 1;
+    else if (!before && row.difference === 0) this.unbalanced -= 1;
+  }
+
+  received(tenant: string, device: string, count: number): void {
+    const row = this.row(tenant, device);
+    row.received += count;
+    this.differ(row, count);
+  }
+
+  outcome(
+    tenant: string,
+    device: string,
+    outcome: 'stored' | 'deadLetter' | 'shed' | 'duplicate',
+    code: string,
+    count: number,
+  ): void {
+    const row = this.row(tenant, device);
+    if (outcome === 'stored') row.stored += count;
+    else {
+      const codes = outcome === 'deadLetter' ? row.deadLettered : row[outcome];
+      codes.set(code, (codes.get(code) ?? 0) + count);
+    }
+    this.differ(row, -count);
+  }
+
+  inFlight(tenant: string, device: string, count: number): void {
+    const row = this.row(tenant, device);
+    row.inFlight += count;
+    this.differ(row, -count);
+  }
+
+  distance(): number {
+    let sum = 0;
+    for (const row of this.rows.values()) sum += Math.abs(row.difference);
+    return sum;
+  }
+
+  copy(): AuditRow[] {
+    return [...this.rows.values()].map((row) => ({ ...row }));
+  }
+}
+
+type Scope = Pick<AuditOptions, 'tenant'> & { from?: number; to?: number };
+
+/** How many items of the ledger a record stands for; 0 outside the scope. */
+function itemsOf(record: LogRecord, scope: Scope): number {
+  if (record.kind === 'event') return 0;
+  if (scope.tenant !== undefined && record.tenant !== scope.tenant) return 0;
+  const hour = Math.floor(record.received / HOUR_MS) * HOUR_MS;
+  if (hour < (scope.from ?? 0) || hour >= (scope.to ?? Number.POSITIVE_INFINITY)) return 0;
+  return record.kind === 'shed' ? record.count : 1;
+}
+
+/** Reads an account together with the number that changes with it. */
+async function pair<T>(
+  number: () => Promise<Positions>,
+  account: () => Promise<T>,
+  signal: AbortSignal,
+): Promise<{ before: Positions; after: Positions; account: T }> {
+  for (let attempt = 1; ; attempt += 1) {
+    signal.throwIfAborted();
+    const before = await number();
+    const value = await account();
+    const after = await number();
+    if (same(before, after) || attempt === TRIES) return { before, after, account: value };
+  }
+}
+
+interface Look {
+  rows: AuditRow[];
+  balanced: boolean;
+  /** True when the system moved while it was looked at, so that a difference may be of the look. */
+  moved: boolean;
+  /** Records that were not counted because there are too many. */
+  uncounted: number;
+}
+
+async function look(options: AuditOptions, scope: Scope, signal: AbortSignal): Promise<Look> {
+  const { store, consumer, group } = options;
+  const account = new Account(options.byDevice ?? false);
+  const left = await pair(
+    () => store.position(group),
+    () => store.ledger(scope),
+    signal,
+  );
+  const ends = async () => new Map([...(await consumer.bounds())].map(([p, { end }]) => [p, end]));
+  const right = await pair(ends, () => consumer.received(scope), signal);
+  for (const { tenant, device, outcome, code, count } of left.account) {
+    account.outcome(tenant, device, outcome, code, count);
+  }
+  for (const { tenant, device, count } of right.account) account.received(tenant, device, count);
+  const firsts = new Map([...(await consumer.bounds())].map(([p, { first }]) => [p, first]));
+  const from = new Map(
+    [...right.after.keys()].map((p) => [p, left.after.get(p) ?? firsts.get(p) ?? 0]),
+  );
+  const records = [...right.after].reduce(
+    (sum, [p, end]) => sum + Math.max(0, end - (from.get(p) ?? 0)),
+    0,
+  );
+  const uncounted = records > (options.inFlightMax ?? IN_FLIGHT_MAX) ? records : 0;
+  const walked =
+    uncounted > 0
+      ? { rows: account.copy(), balanced: false, gap: false }
+      : await walk(
+          consumer,
+          account,
+          scope,
+          { from, sure: right.before, until: right.after },
+          signal,
+        );
+  const quiet = same(left.before, left.after) && same(right.before, right.after) && !walked.gap;
+  return { rows: walked.rows, balanced: walked.balanced, moved: !quiet, uncounted };
+}
+
+/**
+ * Counts what is in flight: the records from `from` to `sure`, and on to where the account balances, at
+ * most to `until`. `gap`: records were trimmed before they could be counted.
+ */
+async function walk(
+  consumer: LogConsumer,
+  account: Account,
+  scope: Scope,
+  range: { from: Positions; sure: Positions; until: Positions },
+  signal: AbortSignal,
+): Promise<{ rows: AuditRow[]; balanced: boolean; gap: boolean }> {
+  const at = new Map(range.from);
+  const short = (of: Positions): boolean => [...of].some(([p, end]) => (at.get(p) ?? 0) < end);
+  let best: AuditRow[] | undefined;
+  let distance = Number.POSITIVE_INFINITY;
+  const balanced = (): boolean => {
+    if (short(range.sure)) return false;
+    const here = account.unbalanced === 0 ? 0 : account.distance();
+    if (here < distance) {
+      distance = here;
+      best = account.copy();
+    }
+    return here === 0;
+  };
+  let gap = false;
+  if (!balanced() && short(range.until)) {
+    const stop = new AbortController();
+    const either = AbortSignal.any([stop.signal, signal]);
+    reading: for await (const batch of consumer.consume('audit', { signal: either, from: at })) {
+      const { partition } = batch;
+      let offset = batch.firstOffset;
+      if (offset > (at.get(partition) ?? 0)) gap = true;
+      for (const record of batch.records) {
+        if (offset >= (range.until.get(partition) ?? 0)) break;
+        offset += 1;
+        at.set(partition, offset);
+        const items = itemsOf(record, scope);
+        if (items > 0) account.inFlight(record.tenant, record.device, items);
+        if (balanced()) break reading;
+      }
+      if (!short(range.until)) break;
+    }
+    stop.abort();
+    signal.throwIfAborted();
+  }
+  return { rows: best ?? account.copy(), balanced: distance === 0, gap };
+}
+
+/**
+ * The account by tenant or device. Never reports a difference that only comes from looking at a running
+ * system. Throws what the store and the log throw (LOG_CORRUPT among them), and the signal's reason.
+ */
+export async function audit(options: AuditOptions): Promise<Audit> {
+  const scope: Scope = {
+    ...(options.tenant !== undefined && { tenant: options.tenant }),
+    ...(options.from !== undefined && { from: Math.floor(options.from / HOUR_MS) * HOUR_MS }),
+    ...(options.to !== undefined && { to: Math.ceil(options.to / HOUR_MS) * HOUR_MS }),
+  };
+  const signal = options.signal ?? AbortSignal.timeout(AUDIT_MS);
+  let seen = await look(options, scope, signal);
+  for (let again = 1; again < ATTEMPTS && !seen.balanced && seen.moved; again += 1) {
+    if (seen.uncounted > 0) break;
+    seen = await look(options, scope, signal);
+  }
+  const { tenant: _, ...hours } = scope;
+  const order = (a: AuditRow, b: AuditRow): number =>
+    `${a.tenant}/${a.device ?? ''}` < `${b.tenant}/${b.device ?? ''}` ? -1 : 1;
+  const rows = seen.rows.sort(order);
+  if (seen.uncounted > 0) {
+    const note = `${seen.uncounted} records are in flight, too many to count; audit again when the backlog is smaller.`;
+    return { rows, balanced: null, note, ...hours };
+  }
+  if (!seen.balanced && seen.moved) {
+    const note =
+      'The system moved too fast for an exact account; audit again, or when it is quieter.';
+    return { rows, balanced: null, note, ...hours };
+  }
+  return { rows, balanced: seen.balanced, note: '', ...hours };
+}
+
+/** Throws AUDIT_UNBALANCED with the tenants whose messages are not all accounted for. */
+export function assertBalanced(result: Audit): void {
+  if (result.balanced !== false) return;
+  const wrong = result.rows.filter((row) => row.difference !== 0);
+  const names = wrong
+    .slice(0, 5)
+    .map((row) => `${row.tenant}${row.device ? `/${row.device}` : ''} ${row.difference}`);
+  throw new SpillwayError('AUDIT_UNBALANCED', `The ledger does not balance: ${names.join(', ')}.`);
+}

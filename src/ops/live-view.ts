@@ -1,0 +1,80 @@
+import type { LogStats } from '../log/contract.ts';
+import type { GatewayCounters, LiveStatus, RollupStatus } from './counters.ts';
+
+/** Weight of the newest interval in the rates; about three seconds of memory at two looks a second. */
+const SMOOTHING = 0.3;
+
+/** Puts together what the threads tell of themselves, and makes rates of counts. */
+export class LiveView {
+  private readonly counters: GatewayCounters;
+  private readonly startedAt: number;
+  private readonly version: string;
+  private ready = false;
+  private reason = 'starting';
+  private lastAt = performance.now();
+  private lastMessages = 0;
+  private lastReadings = 0;
+  private messagesPerSecond = 0;
+  private readingsPerSecond = 0;
+  private rollupStatus: RollupStatus = {
+    lagRecords: 0,
+    openWindows: 0,
+    openReadings: 0,
+    devices: 0,
+    processed: 0,
+    stored: 0,
+    duplicates: {},
+    lateCorrections: 0,
+    flushMs: 0,
+  };
+
+  constructor(options: { counters: GatewayCounters; startedAt: number; version: string }) {
+    this.counters = options.counters;
+    this.startedAt = options.startedAt;
+    this.version = options.version;
+  }
+
+  setReady(ready: boolean, reason: string): void {
+    this.ready = ready;
+    this.reason = reason;
+  }
+
+  setRollup(status: RollupStatus): void {
+    this.rollupStatus = status;
+  }
+
+  status(log: LogStats): LiveStatus {
+    this.measure();
+    const { connections, deadLetters, shed } = this.counters;
+    return {
+      startedAt: this.startedAt,
+      version: this.version,
+      ready: this.ready,
+      readyReason: this.reason,
+      connections,
+      messagesPerSecond: this.messagesPerSecond,
+      readingsPerSecond: this.readingsPerSecond,
+      log,
+      rollup: this.rollupStatus,
+      deadLettersByCode: Object.fromEntries(deadLetters),
+      shedByReason: Object.fromEntries(shed),
+    };
+  }
+
+  private measure(): void {
+    const now = performance.now();
+    const seconds = (now - this.lastAt) / 1_000;
+    if (seconds < 0.1) return;
+    const readings = [...this.counters.readingsAccepted.values()].reduce(
+      (sum, count) => sum + count,
+      0,
+    );
+    const messagesNow = (this.counters.messages - this.lastMessages) / seconds;
+    const readingsNow = (readings - this.lastReadings) / seconds;
+    this.messagesPerSecond += (messagesNow - this.messagesPerSecond) * SMOOTHING;
+    this.readingsPerSecond += (readingsNow - this.readingsPerSecond) * SMOOTHING;
+    this.lastAt = now;
+    this.lastMessages = this.counters.messages;
+    this.lastReadings = readings;
+  }
+}

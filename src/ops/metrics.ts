@@ -1,0 +1,197 @@
+import { Counter, Gauge, type Metric, type Registry } from 'prom-client';
+import type { LogStats } from '../log/contract.ts';
+import type { GatewayCounters, RollupStatus } from './counters.ts';
+import type { PlainHistogram } from './histogram.ts';
+
+/**
+ * The metrics of Spillway by Prometheus' conventions. They are read from plain counters when somebody
+ * asks; nothing here runs on the path of a reading. Each thread has its own registry; `MetricsHub`
+ * puts them together.
+ */
+
+/** Tenants with a series of their own; the others are counted together as `_other`. */
+export const TENANTS_MAX = 1_000;
+/** Codes and reasons are few by nature; a label that is not stays bounded all the same. */
+const CODES_MAX = 200;
+const OTHER = '_other';
+
+type Reading = Iterable<readonly [labels: Record<string, string>, value: number]>;
+/** How the values of several threads become one. */
+export type Merging = 'sum' | 'max' | 'min' | 'average' | 'first';
+
+export function counter(
+  registry: Registry,
+  name: string,
+  help: string,
+  labelNames: readonly string[],
+  read: () => Reading,
+): void {
+  new Counter({
+    ...{ name, help, labelNames: [...labelNames], registers: [registry] },
+    collect() {
+      this.reset();
+      for (const [labels, value] of read()) this.inc(labels, value);
+    },
+  });
+}
+
+export function gauge(
+  registry: Registry,
+  name: string,
+  help: string,
+  read: () => number,
+  aggregator: Merging = 'sum',
+): void {
+  new Gauge({
+    ...{ name, help, aggregator, registers: [registry] },
+    collect() {
+      this.set(read());
+    },
+  });
+}
+
+export function histogram(
+  registry: Registry,
+  name: string,
+  help: string,
+  source: PlainHistogram,
+): void {
+  const get = async () => ({
+    ...{ name, help, type: 'histogram', aggregator: 'sum' },
+    values: source.values(name),
+  });
+  // prom-client asks a registered metric for its name and get() alone.
+  registry.registerMetric({ name, help, get } as unknown as Metric<string>);
+}
+
+/** A map of counts as label values, at most `max` of them (the first that came), the rest as `_other`. */
+export function* bounded(label: string, counts: ReadonlyMap<string, number>, max: number): Reading {
+  let other = 0;
+  let seen = 0;
+  for (const [key, value] of counts) {
+    if (seen < max) yield [{ [label]: key }, value];
+    else other += value;
+    seen += 1;
+  }
+  if (seen > max) yield [{ [label]: OTHER }, other];
+}
+
+const one = (value: number): Reading => [[{}, value]];
+
+export function gatewayMetrics(registry: Registry, counters: GatewayCounters): void {
+  const total = (name: string, help: string, read: () => number) =>
+    counter(registry, name, help, [], () => one(read()));
+  const by = (
+    name: string,
+    help: string,
+    label: string,
+    counts: ReadonlyMap<string, number>,
+    max: number,
+  ) => counter(registry, name, help, [label], () => bounded(label, counts, max));
+  gauge(
+    registry,
+    'spillway_connections',
+    'MQTT connections that are open.',
+    () => counters.connections,
+  );
+  total(
+    'spillway_connections_total',
+    'MQTT connections that were accepted.',
+    () => counters.connectionsTotal,
+  );
+  total('spillway_messages_received_total', 'Publishes that came in.', () => counters.messages);
+  total(
+    'spillway_message_bytes_total',
+    'Payload bytes of the publishes that came in.',
+    () => counters.bytes,
+  );
+  total(
+    'spillway_receipts_sent_total',
+    'Receipts sent for messages that were not taken.',
+    () => counters.receiptsSent,
+  );
+  by(
+    'spillway_connections_refused_total',
+    'Connections refused, or closed for a broken rule, by reason.',
+    ...(['reason', counters.refusedConnections, CODES_MAX] as const),
+  );
+  by(
+    'spillway_readings_accepted_total',
+    'Readings made durable in the log, by tenant.',
+    ...(['tenant', counters.readingsAccepted, TENANTS_MAX] as const),
+  );
+  by(
+    'spillway_dead_letters_total',
+    'Messages or parts of messages that were not taken, by code.',
+    ...(['code', counters.deadLetters, CODES_MAX] as const),
+  );
+  by(
+    'spillway_shed_total',
+    'QoS 0 messages dropped under overload, by reason.',
+    ...(['reason', counters.shed, CODES_MAX] as const),
+  );
+}
+
+export function logMetrics(registry: Registry, stats: () => LogStats): void {
+  const level = (
+    name: string,
+    help: string,
+    read: (stats: LogStats) => number,
+    merging?: Merging,
+  ) => gauge(registry, name, help, () => read(stats()), merging);
+  level(
+    'spillway_log_pending_records',
+    'Records that wait for their commit.',
+    (s) => s.pendingRecords,
+  );
+  level('spillway_log_pending_bytes', 'Bytes that wait for their commit.', (s) => s.pendingBytes);
+  level(
+    'spillway_log_disk_bytes',
+    'Bytes on disk that count against the budget.',
+    (s) => s.diskBytes,
+  );
+  level('spillway_log_disk_bytes_max', 'The disk budget of the log.', (s) => s.diskBytesMax);
+  level('spillway_log_full', '1 while the disk budget is used up.', (s) => Number(s.full), 'max');
+  level('spillway_log_end_offset', 'Next offset to be given.', (s) => s.endOffset, 'max');
+  level(
+    'spillway_log_first_offset',
+    'First offset that is still kept.',
+    (s) => s.firstOffset,
+    'max',
+  );
+  counter(registry, 'spillway_log_commits_total', 'Group commits.', [], () => one(stats().commits));
+}
+
+export function rollupMetrics(registry: Registry, status: () => RollupStatus): void {
+  const level = (name: string, help: string, read: (status: RollupStatus) => number) =>
+    gauge(registry, name, help, () => read(status()));
+  const total = (name: string, help: string, read: (status: RollupStatus) => number) =>
+    counter(registry, name, help, [], () => one(read(status())));
+  level(
+    'spillway_log_backlog_records',
+    'Records that the rollup workers have not processed.',
+    (s) => s.lagRecords,
+  );
+  level('spillway_rollup_open_windows', 'Windows in memory.', (s) => s.openWindows);
+  level(
+    'spillway_rollup_open_readings',
+    'Readings of open windows in memory.',
+    (s) => s.openReadings,
+  );
+  level('spillway_rollup_devices', 'Devices with open windows.', (s) => s.devices);
+  level('spillway_rollup_flush_seconds', 'Duration of the last flush.', (s) => s.flushMs / 1_000);
+  total('spillway_rollup_records_processed_total', 'Records processed.', (s) => s.processed);
+  total('spillway_rollup_readings_stored_total', 'Readings stored.', (s) => s.stored);
+  total(
+    'spillway_rollup_late_corrections_total',
+    'Final windows changed by late data.',
+    (s) => s.lateCorrections,
+  );
+  counter(
+    registry,
+    'spillway_rollup_duplicates_total',
+    'Readings that were stored before, by kind.',
+    ['kind'],
+    () => bounded('kind', new Map(Object.entries(status().duplicates)), CODES_MAX),
+  );
+}

@@ -1,0 +1,102 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import type { Config } from './config/schema.ts';
+import { systemClock } from './core/clock.ts';
+import { openConsumer, openStore } from './engines.ts';
+import type { LogBatch, LogConsumer } from './log/contract.ts';
+import { createLogger } from './logging.ts';
+import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
+
+/** The thread of the rollup worker; it owns the store's writing end. */
+
+/** `until`: offset by partition at which to end, everything before it processed. */
+export type ToRollup = { kind: 'drain'; until: Map<number, number> };
+
+export type FromRollup =
+  | { kind: 'ready' }
+  | { kind: 'stats'; stats: RollupStats }
+  | { kind: 'stopped' }
+  | { kind: 'failed'; message: string; code: string | undefined };
+
+export const ROLLUP_GROUP = 'rollup';
+
+/** Ends the worker's consuming when it has seen everything up to a given offset of each partition. */
+class Drain {
+  readonly consumer: LogConsumer;
+  private readonly stop = new AbortController();
+  private readonly seen = new Map<number, number>();
+  private until: Map<number, number> | undefined;
+
+  constructor(inner: LogConsumer) {
+    const consume = (group: string, options: Parameters<LogConsumer['consume']>[1]) =>
+      this.consume(inner, group, options);
+    this.consumer = {
+      consume,
+      commit: (group, partition, offset) => inner.commit(group, partition, offset),
+      committed: (group) => inner.committed(group),
+      bounds: () => inner.bounds(),
+      received: (filter) => inner.received(filter),
+      close: () => inner.close(),
+    };
+  }
+
+  get signal(): AbortSignal {
+    return this.stop.signal;
+  }
+
+  to(until: Map<number, number>): void {
+    this.until = until;
+    this.check();
+  }
+
+  private async *consume(
+    inner: LogConsumer,
+    group: string,
+    options: Parameters<LogConsumer['consume']>[1],
+  ): AsyncGenerator<LogBatch> {
+    for (const [partition, offset] of options.from ?? []) this.seen.set(partition, offset);
+    this.check();
+    for await (const batch of inner.consume(group, options)) {
+      yield batch;
+      this.seen.set(batch.partition, batch.nextOffset);
+      this.check();
+    }
+  }
+
+  private check(): void {
+    if (this.until === undefined) return;
+    for (const [partition, offset] of this.until) {
+      if ((this.seen.get(partition) ?? 0) < offset) return;
+    }
+    this.stop.abort();
+  }
+}
+
+if (parentPort !== null) {
+  const port = parentPort;
+  const post = (message: FromRollup) => port.postMessage(message);
+  const { config } = workerData as { config: Config };
+  const consumer = openConsumer(config);
+  const drain = new Drain(consumer);
+  port.on('message', (message: ToRollup) => drain.to(message.until));
+  try {
+    const store = openStore(config, { readOnly: false });
+    post({ kind: 'ready' });
+    await runRollupWorker({
+      consumer: drain.consumer,
+      store,
+      group: ROLLUP_GROUP,
+      clock: systemClock,
+      config,
+      logger: createLogger(config.logging, 'rollup'),
+      signal: drain.signal,
+      onStats: (stats) => post({ kind: 'stats', stats }),
+    });
+    await store.close();
+    await consumer.close();
+    post({ kind: 'stopped' });
+  } catch (error) {
+    const { message, code } = error as { message: string; code?: string };
+    post({ kind: 'failed', message, code });
+  }
+  port.close();
+}

@@ -1,0 +1,397 @@
+import type { AggregateState, ReadingRecord, Values } from '../core/nouns.ts';
+import type { DuplicateKind } from '../core/refusals.ts';
+import { Accumulator } from './aggregate.ts';
+import { ReadingIndex } from './reading-index.ts';
+import { hashMetric, hashText, hashValues } from './value-hash.ts';
+import { DAY_MS, HOUR_MS, windowStart } from './windows.ts';
+
+/**
+ * One device's windows in memory. The raw readings in the store are the truth; this is a cache of them
+ * that may be dropped whenever nothing in it is dirty.
+ *
+ * Life of a base window:
+ *
+ *     (not in memory) ──reading, and memory is complete there: the store has nothing──▶ open
+ *     (not in memory) ──reading, else: its raw readings are loaded───────────────────▶ open
+ *     open ──reading──▶ dirty ──flush: rows written──▶ open (clean)
+ *     open (clean) ──past lateness──▶ folded into its hour, not in memory
+ *
+ * Memory is complete over [completeFrom, completeTo): a window there that is not in memory has no raw
+ * readings. Before the first load it is complete nowhere. Letting go of a window moves `completeFrom`
+ * behind it.
+ *
+ * An hour's row is `closed` (all of its base windows that are not in memory) and its windows in
+ * memory; a day's row is its `closed` hours and its hours in memory. Where `closed` is undefined it is
+ * not known and is rebuilt from the rows in the store at the next flush.
+ */
+
+/** What the store holds of one row, as far as it matters here. */
+export class RowState {
+  revision = 0;
+  /** Gateway time of the last write, ms. */
+  changedAt = 0;
+  /** The store has the row. */
+  stored = false;
+  /** The row as stored, while it is not known to differ from memory. */
+  compare: AggregateState | undefined;
+}
+
+/** One metric of one base window. */
+export class WindowMetric {
+  accumulator = new Accumulator();
+  readonly row = new RowState();
+  /** `accumulator.count` at the last write. */
+  writtenCount = 0;
+}
+
+export class Window {
+  readonly start: number;
+  readonly hour: Hour;
+  index = new ReadingIndex();
+  /** By {@link Slot.index}. */
+  readonly metrics: (WindowMetric | undefined)[] = [];
+  dirty = false;
+  /** Was (re)built from raw readings: rows are compared with the stored ones and written where they differ. */
+  verify: boolean;
+  /** The stored rows are known; they are not right after a load. */
+  rowsKnown: boolean;
+  /** To be built anew from the raw readings once these are written. */
+  rebuild = false;
+  /** The raw readings themselves, from a look at repeated ones until the next flush. */
+  raw: Map<number, Values> | undefined;
+  /** Gateway time of the last flush that found it dirty, ms. */
+  flushedAt = 0;
+
+  constructor(start: number, hour: Hour, known: boolean) {
+    this.start = start;
+    this.hour = hour;
+    this.rowsKnown = known;
+    this.verify = !known;
+  }
+}
+
+/** What an hour and a day have in common. */
+export class Span {
+  readonly start: number;
+  /** What is not in memory, by {@link Slot.index}; undefined while unknown. */
+  closed: (Accumulator | undefined)[] | undefined;
+  readonly rows: (RowState | undefined)[] = [];
+  rowsKnown: boolean;
+  verify: boolean;
+  dirty: boolean;
+
+  constructor(start: number, known: boolean) {
+    this.start = start;
+    this.closed = known ? [] : undefined;
+    this.rowsKnown = known;
+    this.verify = !known;
+    this.dirty = !known;
+  }
+
+  /** A part that may be in `closed` comes into memory. The rows are read again to see what changes. */
+  forgetClosed(): void {
+    this.closed = undefined;
+    this.rowsKnown = false;
+    this.verify = true;
+    this.dirty = true;
+  }
+
+  row(slot: number): RowState {
+    let row = this.rows[slot];
+    if (row === undefined) {
+      row = new RowState();
+      this.rows[slot] = row;
+    }
+    return row;
+  }
+
+  /** Adds to `closed` where that is known. */
+  fold(slot: number, accumulator: Accumulator): void {
+    if (this.closed === undefined) return;
+    let sum = this.closed[slot];
+    if (sum === undefined) {
+      sum = new Accumulator();
+      this.closed[slot] = sum;
+    }
+    sum.merge(accumulator);
+  }
+}
+
+export class Hour extends Span {
+  readonly day: Day;
+  readonly windows = new Map<number, Window>();
+  constructor(start: number, day: Day, known: boolean) {
+    super(start, known);
+    this.day = day;
+  }
+}
+
+export class Day extends Span {
+  readonly hours = new Map<number, Hour>();
+}
+
+/** A metric of a device; windows keep their aggregates by `index`. */
+export interface Slot {
+  name: string;
+  hash: number;
+  index: number;
+}
+
+/** `load`: nothing was done, because {@link DeviceWindows.needs} must be met first. */
+export type Applied = 'stored' | DuplicateKind | 'load';
+
+/** What a reading needs from the store before it can be applied. */
+export type Need = 'head' | 'window' | 'raw';
+
+/** What all devices hold together. */
+export interface MemoryCount {
+  readings: number;
+  windows: number;
+}
+
+export class DeviceWindows {
+  readonly tenant: string;
+  readonly device: string;
+  readonly slots: Slot[] = [];
+  private readonly slotByName = new Map<string, Slot>();
+  readonly windows = new Map<number, Window>();
+  readonly hours = new Map<number, Hour>();
+  readonly days = new Map<number, Day>();
+  private current: Window | undefined;
+  private readonly baseMs: number;
+  completeFrom = Number.POSITIVE_INFINITY;
+  completeTo = Number.POSITIVE_INFINITY;
+  /** Newest event time, each reading's capped to its gateway time and the tolerance, ms. */
+  watermark = Number.NEGATIVE_INFINITY;
+  /** The watermark at the last flush. */
+  flushedWatermark = Number.NEGATIVE_INFINITY;
+  /** Earliest gateway time among the readings since the last flush, ms. */
+  cycleReceived = Number.POSITIVE_INFINITY;
+  /** How far ahead of gateway time this device's times may lie, ms. */
+  toleranceMs = 0;
+  /** Readings in the indexes of all windows. */
+  readings = 0;
+  private readonly memory: MemoryCount;
+
+  constructor(tenant: string, device: string, baseMs: number, memory: MemoryCount) {
+    this.memory = memory;
+    this.tenant = tenant;
+    this.device = device;
+    this.baseMs = baseMs;
+  }
+
+  /** Takes a reading into its window, unless it is a repeated one or something must be loaded first. */
+  apply(reading: ReadingRecord): Applied {
+    const { ts, values } = reading;
+    const start = windowStart(ts, this.baseMs);
+    let window = this.current;
+    if (window === undefined || window.start !== start) {
+      window = this.windows.get(start);
+      if (window === undefined) {
+        if (!this.isComplete(start)) return 'load';
+        window = this.open(start, true);
+      }
+      this.current = window;
+    }
+    const place = window.index.search(ts);
+    if (place >= 0) {
+      const applied = this.repeat(window, place, ts, values);
+      if (applied !== 'load') this.observe(ts, reading.received);
+      return applied;
+    }
+    window.index.insert(~place, ts, this.addValues(window, ts, values));
+    this.countReadings(1);
+    window.raw?.set(ts, values);
+    window.dirty = true;
+    this.observe(ts, reading.received);
+    return 'stored';
+  }
+
+  private countReadings(count: number): void {
+    this.readings += count;
+    this.memory.readings += count;
+  }
+
+  private observe(ts: number, received: number): void {
+    const capped = Math.min(ts, received + this.toleranceMs);
+    if (capped > this.watermark) this.watermark = capped;
+    if (received < this.cycleReceived) this.cycleReceived = received;
+  }
+
+  /** Adds values to the window's aggregates; returns their hash. */
+  private addValues(window: Window, ts: number, values: Values): number {
+    let hash = 0;
+    let nth = 0;
+    for (const name in values) {
+      const value = values[name];
+      if (value === undefined) continue;
+      // Readings of a device mostly have the same metrics in the same order.
+      const expected = this.slots[nth];
+      const slot = expected?.name === name ? expected : this.slot(name);
+      nth += 1;
+      hash = (hash + hashMetric(slot.hash, value)) >>> 0;
+      this.metric(window, slot.index).accumulator.add(ts, value);
+    }
+    return hash;
+  }
+
+  /** A reading at a time that the window knows. */
+  private repeat(window: Window, place: number, ts: number, values: Values): Applied {
+    const known = window.index.hashAt(place);
+    if (known === hashValues(values)) return 'IDENTICAL';
+    if (window.raw === undefined) return 'load';
+    const row = window.raw.get(ts) ?? {};
+    const added: Values = {};
+    let isNew = false;
+    let differs = !window.raw.has(ts);
+    for (const name in values) {
+      const value = values[name];
+      const old = row[name];
+      if (value === undefined || old === value) continue;
+      if (old === undefined) {
+        added[name] = value;
+        isNew = true;
+      } else differs = true;
+    }
+    const merged = { ...row, ...values };
+    // After a crash the store may be ahead of the log's replay: then only the store knows the window.
+    const ahead = hashValues(row) !== known;
+    if (!isNew && !differs && !ahead) return 'IDENTICAL';
+    window.raw.set(ts, merged);
+    window.index.setHash(place, hashValues(merged));
+    window.dirty = true;
+    if (differs || ahead) window.rebuild = true;
+    else this.addValues(window, ts, added);
+    return differs ? 'CONFLICT' : 'MERGED';
+  }
+
+  /** What `reading` needs before it can be applied; undefined when nothing. */
+  needs(reading: ReadingRecord): Need | undefined {
+    if (this.completeFrom === Number.POSITIVE_INFINITY) return 'head';
+    const start = windowStart(reading.ts, this.baseMs);
+    const window = this.windows.get(start);
+    if (window === undefined) return this.isComplete(start) ? undefined : 'window';
+    const place = window.index.search(reading.ts);
+    if (place < 0 || window.raw !== undefined) return undefined;
+    return window.index.hashAt(place) === hashValues(reading.values) ? undefined : 'raw';
+  }
+
+  /** Takes a raw reading from the store into a window that is being loaded; twice is once. */
+  absorb(window: Window, ts: number, received: number, values: Values): void {
+    const place = window.index.search(ts);
+    if (place >= 0) return;
+    window.index.insert(~place, ts, this.addValues(window, ts, values));
+    this.countReadings(1);
+    const capped = Math.min(ts, received + this.toleranceMs);
+    if (capped > this.watermark) this.watermark = capped;
+    if (capped > this.flushedWatermark) this.flushedWatermark = capped;
+  }
+
+  /** Empties a window that is to be built anew. Its rows are read again to see what changes. */
+  reset(window: Window): void {
+    this.countReadings(-window.index.size);
+    window.index = new ReadingIndex();
+    window.raw = undefined;
+    window.rebuild = false;
+    window.rowsKnown = false;
+    window.verify = true;
+    window.dirty = true;
+    for (const metric of window.metrics) {
+      if (metric !== undefined) metric.accumulator = new Accumulator();
+    }
+  }
+
+  /** True where a window that is not in memory has no raw readings in the store. */
+  isComplete(start: number): boolean {
+    return start >= this.completeFrom && start < this.completeTo;
+  }
+
+  /** A new window in memory; `known`: the store has nothing of it. */
+  open(start: number, known: boolean): Window {
+    const hour = this.hourOf(windowStart(start, HOUR_MS));
+    if (!known) hour.forgetClosed();
+    const window = new Window(start, hour, known);
+    window.dirty = !known;
+    this.windows.set(start, window);
+    this.memory.windows += 1;
+    hour.windows.set(start, window);
+    return window;
+  }
+
+  private hourOf(start: number): Hour {
+    let hour = this.hours.get(start);
+    if (hour !== undefined) return hour;
+    const known = this.isComplete(start) && start + HOUR_MS <= this.completeTo;
+    const day = this.dayOf(windowStart(start, DAY_MS));
+    if (!known) day.forgetClosed();
+    hour = new Hour(start, day, known);
+    this.hours.set(start, hour);
+    day.hours.set(start, hour);
+    return hour;
+  }
+
+  private dayOf(start: number): Day {
+    let day = this.days.get(start);
+    if (day !== undefined) return day;
+    day = new Day(start, this.isComplete(start) && start + DAY_MS <= this.completeTo);
+    this.days.set(start, day);
+    return day;
+  }
+
+  /** The slot of a metric; made where there is none. */
+  slot(name: string): Slot {
+    let slot = this.slotByName.get(name);
+    if (slot === undefined) {
+      slot = { name, hash: hashText(name), index: this.slots.length };
+      this.slotByName.set(name, slot);
+      this.slots.push(slot);
+    }
+    return slot;
+  }
+
+  metric(window: Window, slot: number): WindowMetric {
+    let metric = window.metrics[slot];
+    if (metric === undefined) {
+      metric = new WindowMetric();
+      window.metrics[slot] = metric;
+    }
+    return metric;
+  }
+
+  /**
+   * Lets go of clean windows, hours and days that ended before `until` (ms, event time); windows only
+   * when their last flush was before `flushedBefore` (ms, gateway time).
+   */
+  evict(until: number, flushedBefore: number): void {
+    for (const window of this.windows.values()) {
+      if (window.dirty || window.start + this.baseMs > until) continue;
+      if (window.flushedAt > flushedBefore) continue;
+      this.close(window);
+    }
+    for (const hour of this.hours.values()) {
+      if (hour.dirty || hour.windows.size > 0 || hour.start + HOUR_MS > until) continue;
+      hour.closed?.forEach((sum, slot) => {
+        if (sum !== undefined) hour.day.fold(slot, sum);
+      });
+      hour.day.hours.delete(hour.start);
+      this.hours.delete(hour.start);
+    }
+    for (const day of this.days.values()) {
+      if (day.dirty || day.hours.size > 0 || day.start + DAY_MS > until) continue;
+      this.days.delete(day.start);
+    }
+  }
+
+  private close(window: Window): void {
+    window.metrics.forEach((metric, slot) => {
+      if (metric !== undefined) window.hour.fold(slot, metric.accumulator);
+    });
+    const end = window.start + this.baseMs;
+    if (this.isComplete(window.start)) this.completeFrom = end;
+    this.windows.delete(window.start);
+    this.memory.windows -= 1;
+    window.hour.windows.delete(window.start);
+    this.countReadings(-window.index.size);
+    if (this.current === window) this.current = undefined;
+  }
+}

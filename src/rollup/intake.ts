@@ -1,0 +1,297 @@
+import type { DeadLetterRecord, LogRecord, ReadingRecord, ShedRecord } from '../core/nouns.ts';
+import { REFUSALS, type RefusalCode } from '../core/refusals.ts';
+import type { LogBatch } from '../log/contract.ts';
+import type { RefusedReading, StoredDeadLetter, StoredReading } from '../store/contract.ts';
+import {
+  countStored,
+  type DeviceEntry,
+  type DeviceTable,
+  type PartitionState,
+  spill,
+} from './device-table.ts';
+import type { Applied, DeviceWindows } from './device-windows.ts';
+import { LedgerTally } from './ledger-tally.ts';
+import type { Rebuild, Waiting, WindowLoader } from './window-loader.ts';
+import { windowStart } from './windows.ts';
+
+/** Bytes of the original that a dead letter made here keeps. */
+const PAYLOAD_BYTES_MAX = 16_384;
+
+export interface IntakeCounts {
+  readings: number;
+  stored: number;
+  identical: number;
+  merged: number;
+  conflicts: number;
+  /** Readings that came after their window's lateness. */
+  late: number;
+  deadLetters: number;
+  shed: number;
+  /** Readings that the store refused, or that are older than raw readings are kept. */
+  refused: number;
+}
+
+export interface IntakeOptions {
+  baseMs: number;
+  latenessMs: number;
+  /** How long raw readings are kept, ms; 0: for ever. */
+  rawMs: number;
+  devices: DeviceTable;
+  loader: WindowLoader;
+}
+
+/**
+ * Takes log records into memory: readings into their devices' windows and the list of raw readings to
+ * write, dead letters into the list of those to write, and everything into the ledger's tally.
+ */
+export class Intake {
+  readonly partitions = new Map<number, PartitionState>();
+  readonly counts: IntakeCounts = {
+    readings: 0,
+    stored: 0,
+    identical: 0,
+    merged: 0,
+    conflicts: 0,
+    late: 0,
+    deadLetters: 0,
+    shed: 0,
+    refused: 0,
+  };
+  /** Raw readings that are not in the store yet, in order. The worker writes them before they get many. */
+  raw: StoredReading[] = [];
+  /** What each of `raw` counts as. */
+  private rawApplied: Applied[] = [];
+  deadLetters: StoredDeadLetter[] = [];
+  private waiting: DeviceEntry[] = [];
+  private readonly options: IntakeOptions;
+  private readonly devices: DeviceTable;
+
+  constructor(options: IntakeOptions) {
+    this.options = options;
+    this.devices = options.devices;
+  }
+
+  /** A partition, beginning at `next` unless it is known. */
+  partition(partition: number, next: number): PartitionState {
+    let state = this.partitions.get(partition);
+    if (state === undefined) {
+      state = { partition, next, committed: next, tally: new LedgerTally() };
+      this.partitions.set(partition, state);
+    }
+    return state;
+  }
+
+  /** Takes the records that were not taken yet. `now`: gateway time, ms. Throws what the store throws. */
+  async take(batch: LogBatch, now: number): Promise<void> {
+    const partition = this.partition(batch.partition, batch.firstOffset);
+    for (let index = 0; index < batch.records.length; index += 1) {
+      const offset = batch.firstOffset + index;
+      const record = batch.records[index];
+      if (offset < partition.next || record === undefined) continue;
+      this.takeRecord(record, partition, offset, now);
+    }
+    while (this.waiting.length > 0) await this.resume();
+    partition.next = Math.max(partition.next, batch.nextOffset);
+  }
+
+  private takeRecord(
+    record: LogRecord,
+    partition: PartitionState,
+    offset: number,
+    now: number,
+  ): void {
+    if (record.kind === 'reading') this.takeReading(record, partition, offset, now);
+    else if (record.kind === 'deadLetter') this.takeDeadLetter(record, partition, offset);
+    else if (record.kind === 'shed') this.takeShed(record, partition);
+  }
+
+  private takeReading(
+    reading: ReadingRecord,
+    partition: PartitionState,
+    offset: number,
+    now: number,
+  ): void {
+    this.counts.readings += 1;
+    const code = this.unfit(reading);
+    if (code !== undefined) {
+      this.refuse(storedReading(reading, partition.partition, offset), partition, code);
+      return;
+    }
+    const entry = this.devices.touch(reading, partition, now);
+    if (entry.waiting === undefined) this.apply(entry, reading, offset);
+    else entry.waiting.readings.push({ reading, offset });
+  }
+
+  /** The gateway refuses such readings; a log may be older than its rules. */
+  private unfit(reading: ReadingRecord): RefusalCode | undefined {
+    const { ts, received } = reading;
+    if (!Number.isSafeInteger(ts)) return 'TS_INVALID';
+    const { rawMs, baseMs } = this.options;
+    // A window whose raw readings may be gone cannot be built anew, and must not be written over.
+    if (rawMs > 0 && windowStart(ts, baseMs) < received - rawMs) return 'TS_PAST';
+    return undefined;
+  }
+
+  private apply(entry: DeviceEntry, reading: ReadingRecord, offset: number): void {
+    const { windows, partition } = entry;
+    const isLate = reading.ts < windows.watermark - this.options.latenessMs;
+    const applied = windows.apply(reading);
+    if (applied === 'load') {
+      const readings = [{ reading, offset }];
+      entry.waiting = { device: windows, partition: partition.partition, offset, readings };
+      this.waiting.push(entry);
+      return;
+    }
+    if (isLate) this.counts.late += 1;
+    if (applied === 'stored') {
+      this.counts.stored += 1;
+      countStored(entry, reading.received);
+    } else {
+      const { tenant, device, received } = reading;
+      partition.tally.add(tenant, device, received, 'duplicate', applied);
+      if (applied === 'IDENTICAL') {
+        this.counts.identical += 1;
+        return;
+      }
+      if (applied === 'MERGED') this.counts.merged += 1;
+      else this.counts.conflicts += 1;
+    }
+    this.raw.push(storedReading(reading, partition.partition, offset));
+    this.rawApplied.push(applied);
+  }
+
+  /** Loads for those that wait, and applies their readings until something else is missing. */
+  private async resume(): Promise<void> {
+    const entries = this.waiting;
+    this.waiting = [];
+    const waiting = entries.flatMap((entry) => entry.waiting ?? []);
+    await this.options.loader.load(waiting, this.raw);
+    for (const entry of entries) this.applyWaiting(entry);
+  }
+
+  private applyWaiting(entry: DeviceEntry): void {
+    const readings = entry.waiting?.readings ?? [];
+    entry.waiting = undefined;
+    readings.forEach(({ reading, offset }) => {
+      const again: Waiting | undefined = entry.waiting;
+      if (again === undefined) this.apply(entry, reading, offset);
+      else again.readings.push({ reading, offset });
+    });
+  }
+
+  private takeDeadLetter(
+    letter: DeadLetterRecord,
+    partition: PartitionState,
+    offset: number,
+  ): void {
+    const { kind, ...rest } = letter;
+    this.deadLetters.push({ ...rest, partition: partition.partition, offset });
+    partition.tally.add(letter.tenant, letter.device, letter.received, kind, letter.code);
+    this.counts.deadLetters += 1;
+  }
+
+  private takeShed(shed: ShedRecord, partition: PartitionState): void {
+    const { tenant, device, received, code, count } = shed;
+    partition.tally.add(tenant, device, received, 'shed', code, count);
+    this.counts.shed += count;
+  }
+
+  private refuse(
+    reading: StoredReading,
+    partition: PartitionState,
+    code: RefusalCode,
+    words?: string,
+  ): void {
+    this.deadLetters.push(letterOf(reading, code, words));
+    partition.tally.add(reading.tenant, reading.device, reading.received, 'deadLetter', code);
+    this.counts.refused += 1;
+  }
+
+  /**
+   * After `raw` was written: readings that the store refused become dead letters instead of what they
+   * counted as, and their windows are built anew without them.
+   */
+  rawWritten(refused: readonly RefusedReading[]): void {
+    if (refused.length > 0) {
+      const places = new Map(
+        this.raw.map((one, index) => [`${one.partition}/${one.offset}`, index]),
+      );
+      for (const { reading, message } of refused) {
+        const place = places.get(`${reading.partition}/${reading.offset}`) ?? -1;
+        const own = this.raw[place];
+        const applied = this.rawApplied[place];
+        if (own !== undefined && applied !== undefined) this.takeBack(own, applied, message);
+      }
+    }
+    this.raw = [];
+    this.rawApplied = [];
+  }
+
+  private takeBack(reading: StoredReading, applied: Applied, message: string): void {
+    const { tenant, device, received } = reading;
+    const entry = this.devices.find(tenant, device);
+    if (entry === undefined) return;
+    spill(entry);
+    const { partition } = entry;
+    if (applied === 'stored') partition.tally.add(tenant, device, received, 'stored', '', -1);
+    else partition.tally.add(tenant, device, received, 'duplicate', applied, -1);
+    const window = entry.windows.windows.get(windowStart(reading.ts, this.options.baseMs));
+    if (window !== undefined) {
+      window.rebuild = true;
+      window.dirty = true;
+    }
+    this.refuse(reading, partition, 'STORE_REFUSED', message);
+  }
+
+  deadLettersWritten(): void {
+    this.deadLetters = [];
+  }
+
+  /** Windows that differ from the raw readings, now that these are written. */
+  rebuilds(): Rebuild[] {
+    const rebuilds: Rebuild[] = [];
+    for (const { windows: device, partition } of this.devices.touchedEntries()) {
+      for (const window of device.windows.values()) {
+        if (!window.rebuild) continue;
+        rebuilds.push({ device, window, partition: partition.partition, offset: partition.next });
+      }
+    }
+    return rebuilds;
+  }
+
+  /** Devices with readings since the last flush; their counts are in the tallies now. */
+  touchedWindows(): DeviceWindows[] {
+    return this.devices.touchedEntries().map((entry) => {
+      spill(entry);
+      return entry.windows;
+    });
+  }
+}
+
+function storedReading(reading: ReadingRecord, partition: number, offset: number): StoredReading {
+  const { tenant, device, type, ts, received, seq, values } = reading;
+  if (seq === undefined) return { tenant, device, type, ts, received, values, partition, offset };
+  return { tenant, device, type, ts, received, seq, values, partition, offset };
+}
+
+function letterOf(
+  reading: StoredReading,
+  code: RefusalCode,
+  words: string | undefined,
+): StoredDeadLetter {
+  const { tenant, device, type, ts, received, seq, values, partition, offset } = reading;
+  const payload = Buffer.from(JSON.stringify({ ts, seq, values }));
+  return {
+    tenant,
+    device,
+    type,
+    received,
+    topic: `t/${tenant}/d/${device}/telemetry`,
+    payload: payload.subarray(0, PAYLOAD_BYTES_MAX).toString('base64'),
+    payloadBytes: payload.length,
+    code,
+    message: words === undefined ? REFUSALS[code] : `${REFUSALS[code]} (${words})`,
+    partition,
+    offset,
+  };
+}

@@ -1,0 +1,175 @@
+import type { DeviceType, LedgerCount, Outcome, RollupRow, Value } from '../../src/core/nouns.ts';
+import { stateOf } from '../../src/rollup/aggregate.ts';
+import type {
+  DeadLetterQuery,
+  LedgerQuery,
+  RangeQuery,
+  RollupQuery,
+  StoredDeadLetter,
+  StoredReading,
+  StoreReader,
+} from '../../src/store/contract.ts';
+
+/** A store in memory that makes its rollups from its readings, for reports, audit and HTTP. */
+export class MemoryStore implements StoreReader {
+  readonly raw: StoredReading[] = [];
+  readonly letters: StoredDeadLetter[] = [];
+  readonly lines: LedgerCount[] = [];
+  readonly positions = new Map<number, number>();
+  /** What `rollups` was asked for. */
+  readonly asked: RollupQuery[] = [];
+
+  add(
+    device: string,
+    ts: number,
+    values: Record<string, Value>,
+    more: Partial<StoredReading> = {},
+  ) {
+    this.raw.push({
+      ...{ tenant: 'acme', device, type: 'probe', ts, received: ts + 250, values },
+      ...{ partition: 0, offset: this.raw.length },
+      ...more,
+    });
+  }
+
+  addLetter(device: string, code: string, received: number, tenant = 'acme') {
+    this.letters.push({
+      ...{ tenant, device, type: 'probe', received, code, message: code },
+      ...{ topic: `t/${tenant}/d/${device}/telemetry`, payload: 'e30=', payloadBytes: 2 },
+      ...{ partition: 0, offset: 10_000 + this.letters.length },
+    });
+  }
+
+  private match(query: RangeQuery): StoredReading[] {
+    return this.raw.filter(
+      (r) =>
+        r.tenant === query.tenant &&
+        (query.devices?.includes(r.device) ?? true) &&
+        (query.metrics === undefined ||
+          Object.keys(r.values).some((m) => query.metrics?.includes(m))) &&
+        r.ts >= query.from &&
+        r.ts < query.to,
+    );
+  }
+
+  async readings(query: RangeQuery): Promise<StoredReading[]> {
+    return this.match(query)
+      .sort((a, b) => (a.device === b.device ? a.ts - b.ts : a.device < b.device ? -1 : 1))
+      .slice(0, query.limit);
+  }
+
+  async rollups(query: RollupQuery): Promise<RollupRow[]> {
+    this.asked.push(query);
+    const groups = new Map<string, { ts: number; value: Value }[]>();
+    const end = Math.ceil(query.to / query.windowMs) * query.windowMs;
+    for (const reading of this.match({ ...query, to: end })) {
+      const start = Math.floor(reading.ts / query.windowMs) * query.windowMs;
+      if (start < query.from || start >= query.to) continue;
+      for (const [metric, value] of Object.entries(reading.values)) {
+        if (!(query.metrics?.includes(metric) ?? true)) continue;
+        const key = `${reading.device}/${metric}/${String(start).padStart(15, '0')}`;
+        const group = groups.get(key) ?? [];
+        group.push({ ts: reading.ts, value });
+        groups.set(key, group);
+      }
+    }
+    return [...groups]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, values]) => {
+        const [device = '', metric = '', start] = key.split('/');
+        return {
+          ...{ tenant: query.tenant, device, metric, windowMs: query.windowMs },
+          ...{ start: Number(start), state: stateOf(values), revision: 0, changedAt: 0 },
+        };
+      });
+  }
+
+  async countReadings(query: RangeQuery): Promise<Map<string, number>> {
+    const counts = new Map<string, number>();
+    for (const { device } of this.match(query)) counts.set(device, (counts.get(device) ?? 0) + 1);
+    return counts;
+  }
+
+  async latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>> {
+    const latest = new Map<string, number>();
+    for (const r of this.raw) {
+      if (r.tenant !== tenant || !(devices?.includes(r.device) ?? true)) continue;
+      latest.set(r.device, Math.max(latest.get(r.device) ?? 0, r.ts));
+    }
+    return latest;
+  }
+
+  async deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]> {
+    return this.letters
+      .filter(
+        (l) =>
+          l.tenant === query.tenant &&
+          (query.devices?.includes(l.device) ?? true) &&
+          (query.code === undefined || l.code === query.code) &&
+          l.received >= query.from &&
+          l.received < query.to,
+      )
+      .sort((a, b) => b.received - a.received)
+      .slice(0, query.limit);
+  }
+
+  async countDeadLetters(query: DeadLetterQuery) {
+    const counts = new Map<string, { device: string; code: string; count: number }>();
+    for (const { device, code } of await this.deadLetters({ ...query, limit: 1e9 })) {
+      const row = counts.get(`${device}/${code}`) ?? { device, code, count: 0 };
+      row.count += 1;
+      counts.set(`${device}/${code}`, row);
+    }
+    return [...counts.values()];
+  }
+
+  async series(tenant: string) {
+    const metrics = new Map<string, Set<string>>();
+    for (const r of this.raw) {
+      if (r.tenant !== tenant) continue;
+      const known = metrics.get(r.device) ?? new Set<string>();
+      for (const name of Object.keys(r.values)) known.add(name);
+      metrics.set(r.device, known);
+    }
+    return [...metrics].map(([device, names]) => ({ device, metrics: [...names] }));
+  }
+
+  async ledger(query: LedgerQuery): Promise<LedgerCount[]> {
+    return this.lines.filter(
+      (line) =>
+        (query.tenant === undefined || line.tenant === query.tenant) &&
+        (query.device === undefined || line.device === query.device) &&
+        line.hour >= (query.from ?? 0) &&
+        line.hour < (query.to ?? Number.POSITIVE_INFINITY),
+    );
+  }
+
+  async ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>> {
+    const totals = new Map<Outcome, number>();
+    for (const { outcome, count } of await this.ledger(query)) {
+      totals.set(outcome, (totals.get(outcome) ?? 0) + count);
+    }
+    return totals;
+  }
+
+  async position(): Promise<Map<number, number>> {
+    return new Map(this.positions);
+  }
+
+  async close(): Promise<void> {}
+}
+
+export function probeType(periodMs: number): DeviceType {
+  return {
+    name: 'probe',
+    metrics: {
+      temperature: { kind: 'float', unit: '°C', required: false },
+      door: { kind: 'string', required: false },
+    },
+    unknownMetrics: 'keep',
+    periodMs,
+    futureMs: 300_000,
+    future: 'reject',
+    pastMs: 604_800_000,
+  };
+}
