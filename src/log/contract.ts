@@ -56,6 +56,16 @@ export interface LogStats {
   commitMsMean: number;
 }
 
+/**
+ * Who put a record into a shared log, and under which number of its own. A sender that is not sure
+ * whether a record arrived sends it again with the same number; numbers of a source only grow within a
+ * partition, so a record whose number is not larger than the last one of its source is a retransmission.
+ */
+export interface RecordSource {
+  source: string;
+  number: number;
+}
+
 /** Records of one partition, in order, without gaps unless the log was trimmed. */
 export interface LogBatch {
   partition: number;
@@ -63,6 +73,8 @@ export interface LogBatch {
   /** Offset behind the last record: where the next batch begins. */
   nextOffset: number;
   records: LogRecord[];
+  /** One for each record, where the log is filled by senders that may repeat themselves. */
+  sources?: readonly RecordSource[];
   /** Gateway time of the batch's commit, ms. */
   appendedAt: number;
 }

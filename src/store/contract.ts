@@ -38,6 +38,8 @@ export interface Progress {
   nextOffset: number;
   /** Counts to add. */
   ledger: LedgerCount[];
+  /** The last number processed of each source of the partition, where the log has sources. */
+  sources?: ReadonlyMap<string, number>;
 }
 
 export interface StoreWriter {
@@ -121,6 +123,8 @@ export interface StoreReader {
   ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>>;
   /** Next offset to process by partition. */
   position(group: string): Promise<Map<number, number>>;
+  /** The last number processed by partition and source. Absent: the engine cannot stand behind a log with sources. */
+  sources?(group: string): Promise<Map<number, Map<string, number>>>;
   close(): Promise<void>;
 }
 
