@@ -1,0 +1,53 @@
+/** Requests to the API. The header tells the server that this page asks and no other site. */
+
+const TIMEOUT_MS = 10_000;
+
+/**
+ * @param {string} path below `/api/v1/`
+ * @param {Record<string, string>} [parameters]
+ * @returns {Promise<any>} the JSON of the answer; rejects with a sentence for people
+ */
+export async function get(path, parameters = {}) {
+  const query = new URLSearchParams(parameters).toString();
+  const response = await fetch(`/api/v1/${path}${query === '' ? '' : `?${query}`}`, {
+    headers: { 'X-Spillway-Console': '1' },
+    signal: AbortSignal.timeout(TIMEOUT_MS),
+  }).catch(() => {
+    throw new Error('Spillway does not answer; is it running?');
+  });
+  const body = await response.json().catch(() => undefined);
+  if (response.ok && body !== undefined) return body;
+  const { message = `HTTP ${response.status}`, next = '' } = body?.error ?? {};
+  throw new Error(`${message} ${next}`);
+}
+
+/**
+ * Repeats `work` while the page is visible; a turn begins when the one before has ended.
+ * @param {() => Promise<void>} work never rejects
+ * @param {number} everyMs
+ * @returns {() => void} does a turn now
+ */
+export function repeat(work, everyMs) {
+  let timer;
+  let running = false;
+  let again = false;
+  const turn = async () => {
+    if (running) {
+      again = true;
+      return;
+    }
+    clearTimeout(timer);
+    running = true;
+    do {
+      again = false;
+      await work();
+    } while (again);
+    running = false;
+    if (!document.hidden) timer = setTimeout(turn, everyMs);
+  };
+  document.addEventListener('visibilitychange', () => {
+    if (!document.hidden) turn();
+  });
+  turn();
+  return turn;
+}

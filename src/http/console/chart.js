@@ -1,0 +1,83 @@
+/** The chart: mean of a metric with the band from min to max, one point for each bucket. */
+
+import uPlot from './uplot.js';
+
+const HEIGHT = 280;
+const element = (id) => document.getElementById(id);
+const digits = new Intl.NumberFormat('en', { maximumSignificantDigits: 5 });
+const clock = new Intl.DateTimeFormat(undefined, { dateStyle: 'short', timeStyle: 'medium' });
+const dark = window.matchMedia('(prefers-color-scheme: dark)');
+
+let plot;
+let shown = '';
+
+function colour(name) {
+  // A canvas does not know light-dark(); a computed colour does.
+  const probe = document.createElement('span');
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+}
+
+function build(unit, data) {
+  const accent = colour('--accent');
+  const faint = accent.replace('rgb(', 'rgba(').replace(')', ', 0.16)');
+  const edge = accent.replace('rgb(', 'rgba(').replace(')', ', 0.4)');
+  const axis = {
+    stroke: colour('--quiet'),
+    grid: { stroke: colour('--line'), width: 1 },
+    ticks: { show: false },
+  };
+  const value = (_, number) => (number == null ? '–' : `${digits.format(number)} ${unit}`.trim());
+  const options = {
+    width: element('chart').clientWidth,
+    height: HEIGHT,
+    cursor: { y: false },
+    series: [
+      { value: (_, at) => (at == null ? '–' : clock.format(at * 1_000)) },
+      { label: 'max', stroke: edge, width: 1, points: { show: false }, value },
+      { label: 'mean', stroke: accent, width: 2, points: { size: 4 }, value },
+      { label: 'min', stroke: edge, width: 1, points: { show: false }, value },
+    ],
+    bands: [{ series: [1, 3], fill: faint }],
+    axes: [axis, { ...axis, label: unit, labelSize: unit === '' ? 0 : 22, size: 64 }],
+  };
+  plot?.destroy();
+  plot = new uPlot(options, data, element('chart'));
+}
+
+/** @param {{rows: any[], series: any[], step: string}} report with mean, min, max */
+export function showChart(report, title) {
+  const rows = report.rows.filter(({ timeMs }) => timeMs <= Date.now());
+  const column = (name) => rows.map((row) => (typeof row[name] === 'number' ? row[name] : null));
+  const data = [
+    rows.map(({ timeMs }) => timeMs / 1_000),
+    column('max'),
+    column('mean'),
+    column('min'),
+  ];
+  const unit = report.series[0]?.unit ?? '';
+  const key = `${title} ${unit} ${dark.matches}`;
+  if (plot === undefined || key !== shown) build(unit, data);
+  else plot.setData(data);
+  shown = key;
+  const last = rows.findLast((row) => typeof row.mean === 'number');
+  element('chart-summary').textContent =
+    last === undefined
+      ? `${title}: no numbers in this range; choose a longer one.`
+      : `${title}, one point for ${report.step}. Newest: mean ${digits.format(last.mean)}, ` +
+        `min ${digits.format(last.min)}, max ${digits.format(last.max)} ${unit} (${last.count} readings) ` +
+        `at ${clock.format(last.timeMs)}.`;
+}
+
+export function clearChart(message) {
+  plot?.destroy();
+  plot = undefined;
+  element('chart-summary').textContent = message;
+}
+
+window.addEventListener('resize', () => {
+  plot?.setSize({ width: element('chart').clientWidth, height: HEIGHT });
+});

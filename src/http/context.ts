@@ -1,0 +1,40 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import type { Config } from '../config/schema.ts';
+import type { Clock } from '../core/clock.ts';
+import type { LogConsumer } from '../log/contract.ts';
+import type { LiveStatus } from '../ops/counters.ts';
+import type { StoreReader } from '../store/contract.ts';
+import type { Need, Rights, TokenVerifier } from './access.ts';
+import type { Turnstile } from './turnstile.ts';
+
+export interface HttpOptions {
+  config: Config;
+  store: StoreReader;
+  consumer: LogConsumer;
+  tokens: TokenVerifier;
+  status: () => LiveStatus;
+  /** The Prometheus text form. */
+  metrics: () => Promise<string>;
+  /** Sends a JSON text to a device; false when the device is not connected. */
+  sendCommand?: (tenant: string, device: string, payload: string) => Promise<boolean>;
+  /** Devices that are registered, so that those without data are listed too. */
+  devices?: (tenant?: string) => readonly { tenant: string; device: string; type: string }[];
+  /** Called for each answer with the route's pattern and the status. */
+  observe?: (route: string, status: number) => void;
+  clock: Clock;
+  logger: Pick<Logger, 'error'>;
+}
+
+/** What routes share. */
+export interface HttpContext extends HttpOptions {
+  rights(request: FastifyRequest, need: Need): Promise<Rights>;
+  queries: Turnstile;
+}
+
+/** Parameters of a URL as fastify gives them: texts, or lists where a name is repeated. */
+export function parametersOf(request: FastifyRequest): Record<string, unknown> {
+  return request.query as Record<string, unknown>;
+}
+
+export type { FastifyReply, FastifyRequest };

@@ -1,0 +1,134 @@
+import { Readable } from 'node:stream';
+import type { FastifyInstance } from 'fastify';
+import { deviceTypes } from '../config/schema.ts';
+import { SpillwayError } from '../core/errors.ts';
+import { isName } from '../core/names.ts';
+import { auditJson } from '../ops/audit-format.ts';
+import { audit } from '../ops/ledger.ts';
+import { CONTENT_TYPES, completenessLine, formatReport } from '../reports/format.ts';
+import { FORMATS, type Format, type Query } from '../reports/parameters.ts';
+import { runQuery } from '../reports/query.ts';
+import type { Retention } from '../store/contract.ts';
+import { requireOperator, tenantOf } from './access.ts';
+import { type HttpContext, parametersOf } from './context.ts';
+import { deadLetterQuery, flag, only, timeRange } from './data-parameters.ts';
+import { listDevices, TenantList } from './device-list.ts';
+import { HttpError } from './errors.ts';
+
+/** The data of tenants: query, devices, dead letters, audit, commands. */
+
+const DAY_MS = 86_400_000;
+const HOUR_MS = 3_600_000;
+
+export function retentionOf(config: HttpContext['config']): Retention {
+  const { raw, base, hour, day, deadLetters } = config.store.retention;
+  const rollupsMs = new Map([
+    [DAY_MS, day],
+    [HOUR_MS, hour],
+    [config.rollup.baseWindow, base],
+  ]);
+  return { rawMs: raw, deadLettersMs: deadLetters, rollupsMs };
+}
+
+export function dataRoutes(app: FastifyInstance, context: HttpContext): void {
+  const { config, store, consumer, clock } = context;
+  const types = deviceTypes(config);
+  const retention = retentionOf(config);
+  const tenants = new TenantList(context);
+
+  app.get('/api/v1/query', async (request, reply) => {
+    const rights = await context.rights(request, 'data');
+    const parameters = parametersOf(request);
+    const tenant = tenantOf(rights, parameters.tenant);
+    const query = { ...parameters, tenant } as Query;
+    const report = await context.queries.run(() =>
+      runQuery(store, query, {
+        ...{ types, clock, retention },
+        ...{ baseWindowMs: config.rollup.baseWindow, rowsMax: config.http.queryRowsMax },
+      }),
+    );
+    const format: Format = FORMATS.find((one) => one === parameters.format) ?? 'json';
+    if (format === 'csv') {
+      reply.header('spillway-completeness', completenessLine(report, { bounded: true }));
+    }
+    reply.type(CONTENT_TYPES[format]);
+    return reply.send(Readable.from(formatReport(report, format)));
+  });
+
+  app.get('/api/v1/devices', async (request) => {
+    const rights = await context.rights(request, 'data');
+    const parameters = only(parametersOf(request), ['tenant']);
+    const tenant = tenantOf(rights, parameters.tenant);
+    return context.queries.run(async () =>
+      listDevices(context, tenant === undefined ? await tenants.get() : [tenant]),
+    );
+  });
+
+  app.get('/api/v1/dead-letters', async (request) => {
+    const rights = await context.rights(request, 'data');
+    const parameters = parametersOf(request);
+    const tenant = tenantOf(rights, parameters.tenant);
+    const query = deadLetterQuery(parameters, tenant, clock.now());
+    const letters = await context.queries.run(() => store.deadLetters(query));
+    return {
+      tenant: query.tenant,
+      from: new Date(query.from).toISOString(),
+      to: new Date(query.to).toISOString(),
+      deadLetters: letters.map(({ received, ...letter }) => ({
+        received: new Date(received).toISOString(),
+        receivedMs: received,
+        ...letter,
+      })),
+    };
+  });
+
+  app.get('/api/v1/audit', async (request) => {
+    const rights = await context.rights(request, 'data');
+    const parameters = only(parametersOf(request), ['tenant', 'from', 'to', 'devices']);
+    const tenant = tenantOf(rights, parameters.tenant);
+    const result = await context.queries.run(() =>
+      audit({
+        ...{ store, consumer, group: 'rollup' },
+        ...(tenant !== undefined && { tenant }),
+        ...timeRange(parameters, clock.now()),
+        byDevice: flag(parameters, 'devices'),
+        signal: AbortSignal.timeout(config.http.requestTimeout),
+      }),
+    );
+    return auditJson(result);
+  });
+
+  app.post<{ Params: { device: string } }>(
+    '/api/v1/devices/:device/commands',
+    async (request, reply) => {
+      const rights = await context.rights(request, 'token');
+      const parameters = only(parametersOf(request), ['tenant']);
+      const tenant = tenantOf(rights, parameters.tenant);
+      if (tenant === undefined) requireTenant();
+      const { device } = request.params;
+      if (!isName(device)) {
+        throw new SpillwayError('NAME_INVALID', 'The device in the path is not a name.');
+      }
+      if (context.sendCommand === undefined) {
+        throw new HttpError('NOT_OFFERED', 'Commands are not offered here.');
+      }
+      if (request.body === undefined) {
+        throw new HttpError('REQUEST_INVALID', 'The command has no body; send one JSON value.');
+      }
+      const sent = await context.sendCommand(tenant, device, JSON.stringify(request.body));
+      if (!sent) {
+        throw new HttpError('DEVICE_OFFLINE', `Device ${device} of ${tenant} is not connected.`);
+      }
+      return reply.code(202).send({ accepted: true, tenant, device });
+    },
+  );
+
+  app.get('/api/v1/status', async (request) => {
+    requireOperator(await context.rights(request, 'view'));
+    return context.status();
+  });
+}
+
+function requireTenant(): never {
+  throw new SpillwayError('QUERY_INVALID', 'tenant: expected one name of a tenant; got nothing.');
+}
