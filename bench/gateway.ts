@@ -1,5 +1,6 @@
 /** The gateway and its log alone, as a process of its own, for `bench/`: prints its port, ends on SIGTERM. */
-import { configSchema, deviceTypes } from '../src/config/schema.ts';
+import { deviceTypes } from '../src/config/device-types.ts';
+import { configSchema } from '../src/config/schema.ts';
 import { systemClock } from '../src/core/clock.ts';
 import { openGateway } from '../src/gateway/open.ts';
 import { EmbeddedAppender } from '../src/log/embedded/appender.ts';

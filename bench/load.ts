@@ -127,7 +127,7 @@ class Connection {
     const now = performance.now();
     for (let i = 0, at = 0; i < n; i++, at += size) {
       this.template.copy(bytes, at);
-      const ts = this.options.startTs === 0 ? Date.now() : this.ts;
+      const ts = this.options.startTs === 0 ? Date.now() : Math.floor(this.ts);
       this.ts += this.options.stepMs;
       let digits = ts;
       for (let d = TS_DIGITS - 1; d >= 0; d--) {

@@ -13,20 +13,24 @@
  */
 import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
+import type { Registry } from 'prom-client';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
-import { SpillwayError } from './core/errors.ts';
+import { type ErrorCode, SpillwayError } from './core/errors.ts';
 import { openAppender, openConsumer, openRegistry } from './engines.ts';
 import { openGateway } from './gateway/open.ts';
 import type { Gateway } from './gateway/server.ts';
-import type { FromHttp, ToHttp } from './http-thread.ts';
+import type { FromHttp, HttpThreadData, ToHttp } from './http-thread.ts';
 import type { LogAppender } from './log/contract.ts';
+import { logLine } from './logging.ts';
 import { gatewayCounters, type RollupStatus } from './ops/counters.ts';
 import { LiveView } from './ops/live-view.ts';
-import { mainMetrics } from './ops/thread-metrics.ts';
-import type { RollupStats } from './rollup/worker.ts';
+import { publishMetrics } from './ops/metrics-hub.ts';
+import { mainMetrics, rollupThreadMetrics } from './ops/thread-metrics.ts';
 import type { FromRollup, ToRollup } from './rollup-thread.ts';
+import { releaseStartMemory } from './start-memory.ts';
 import { PasswordVerifier } from './tenants/passwords.ts';
+import type { LogLine } from './thread-logger.ts';
 
 export interface Spillway {
   mqttPort: number;
@@ -38,6 +42,7 @@ export interface Spillway {
 }
 
 const STATUS_INTERVAL_MS = 500;
+const METRICS_INTERVAL_MS = 2_000;
 const RESTART_MS = 5_000;
 
 /** Throws what the engines and listeners throw when they start. */
@@ -69,13 +74,16 @@ export async function startSpillway(
     onCommit: (ms, records) => metrics.commit(ms, records),
   });
 
-  const rollup = await startRollup(config, logger, view);
+  const rollup = await startRollup(config, logger, {
+    onStatus: (status) => view.setRollup(status),
+    onLog: (line) => logLine(logger, 'rollup', line),
+  });
   let gateway: Gateway | undefined;
   const http = await startHttp(
-    config,
+    { config, status: view.status(appender.stats()) },
+    logger,
     (tenant, device, payload) => gateway?.sendCommand(tenant, device, payload) === true,
   );
-
   gateway = await openGateway({
     config,
     appender,
@@ -84,22 +92,34 @@ export async function startSpillway(
     counters,
     clock: systemClock,
     logger,
+    observePuback: (ms) => metrics.puback(ms),
   });
   view.setReady(true, '');
-  const publishStatus = async () => {
-    http.post({ kind: 'status', status: view.status(appender.stats()) });
-    http.post({
-      kind: 'metrics',
-      source: 'main',
-      metrics: await metrics.registry.getMetricsAsJSON(),
-    });
-  };
-  await publishStatus();
-  const ticker = setInterval(() => void publishStatus(), STATUS_INTERVAL_MS);
+  const publishStatus = () => http.post({ kind: 'status', status: view.status(appender.stats()) });
+  publishStatus();
+  const statusTimer = setInterval(publishStatus, STATUS_INTERVAL_MS);
+  const publish = (source: string, of: Registry) =>
+    publishMetrics(
+      of,
+      { postMessage: http.post },
+      {
+        source,
+        intervalMs: METRICS_INTERVAL_MS,
+        onError: (err) => logger.warn({ err }, 'metrics'),
+      },
+    );
+  const publishing = [
+    publish('main', metrics.registry),
+    publish(
+      'rollup',
+      rollupThreadMetrics(() => view.rollup),
+    ),
+  ];
 
+  setTimeout(releaseStartMemory, 2_000).unref();
   const stop = async () => {
     view.setReady(false, 'stopping');
-    await publishStatus();
+    publishStatus();
     await gateway.stopReading();
     const deadline = Date.now() + config.shutdown.drainTimeout;
     const committed = await within(appender.flush(), deadline);
@@ -113,7 +133,8 @@ export async function startSpillway(
         'the rollup worker did not finish in time; it goes on from the log at the next start',
       );
     await appender.close();
-    clearInterval(ticker);
+    clearInterval(statusTimer);
+    for (const metricsOf of publishing) metricsOf.stop();
     await http.stop();
     registry.close();
   };
@@ -121,7 +142,11 @@ export async function startSpillway(
 }
 
 /** Runs the rollup worker's thread and starts it anew when it fails; the log keeps what comes meanwhile. */
-async function startRollup(config: Config, logger: Logger, view: LiveView) {
+async function startRollup(
+  config: Config,
+  logger: Logger,
+  on: { onStatus(status: RollupStatus): void; onLog(line: LogLine): void },
+) {
   let worker: Worker;
   let ended: Promise<void>;
   let stopping = false;
@@ -133,14 +158,15 @@ async function startRollup(config: Config, logger: Logger, view: LiveView) {
       });
       ended = new Promise((done) => worker.once('exit', () => done()));
       const onFailed = (message: string, code: string | undefined) => {
-        reject(new SpillwayError((code ?? 'STORE_BUSY') as SpillwayError['code'], message));
+        reject(new SpillwayError((code ?? 'STORE_BUSY') as ErrorCode, message));
         logger.error({ code, reason: message }, 'the rollup worker stopped; it is started again');
         if (!stopping) setTimeout(() => void start().catch(() => {}), RESTART_MS).unref();
       };
       worker.on('error', (error) => onFailed(error.message, undefined));
       worker.on('message', (message: FromRollup) => {
         if (message.kind === 'ready') resolve();
-        else if (message.kind === 'stats') view.setRollup(rollupStatus(message.stats));
+        else if (message.kind === 'stats') on.onStatus(message.status);
+        else if (message.kind === 'log') on.onLog(message);
         else if (message.kind === 'failed') onFailed(message.message, message.code);
       });
     });
@@ -159,11 +185,12 @@ async function startRollup(config: Config, logger: Logger, view: LiveView) {
 }
 
 async function startHttp(
-  config: Config,
+  workerData: HttpThreadData,
+  logger: Logger,
   command: (tenant: string, device: string, payload: string) => boolean,
 ) {
   const worker = new Worker(new URL('./http-thread.ts', import.meta.url), {
-    workerData: { config },
+    workerData,
     name: 'http',
   });
   const post = (message: ToHttp) => worker.postMessage(message);
@@ -171,8 +198,9 @@ async function startHttp(
     worker.on('error', reject);
     worker.on('message', (message: FromHttp) => {
       if (message.kind === 'listening') resolve(message.port);
-      else if (message.kind === 'failed')
-        reject(new SpillwayError('LISTEN_FAILED', message.message));
+      else if (message.kind === 'failed') {
+        reject(new SpillwayError((message.code ?? 'LISTEN_FAILED') as ErrorCode, message.message));
+      } else if (message.kind === 'log') logLine(logger, 'http', message);
       else if (message.kind === 'command') {
         const { id, tenant, device, payload } = message;
         post({ kind: 'commandResult', id, sent: command(tenant, device, payload) });
@@ -187,21 +215,6 @@ async function startHttp(
       post({ kind: 'stop' });
       await ended;
     },
-  };
-}
-
-function rollupStatus(stats: RollupStats): RollupStatus {
-  const { identical, merged, conflicts } = stats;
-  return {
-    lagRecords: stats.lagOffsets,
-    openWindows: stats.openWindows,
-    openReadings: stats.openReadings,
-    devices: stats.devices,
-    processed: stats.records,
-    stored: stats.stored,
-    duplicates: { IDENTICAL: identical, MERGED: merged, CONFLICT: conflicts },
-    lateCorrections: stats.late,
-    flushMs: stats.flushMsLast,
   };
 }
 

@@ -1,8 +1,7 @@
-#!/usr/bin/env node
 import { Command } from 'commander';
 import { configFile, print, readConfig, reportError } from './cli/context.ts';
 import { addDeviceCommands, addTokenCommands } from './cli/devices.ts';
-import { addReportCommand } from './cli/reports.ts';
+import { addAuditCommand, addReportCommand } from './cli/reports.ts';
 import { explain } from './config/explain.ts';
 import { loadConfig } from './config/load.ts';
 import { VERSION } from './version.ts';
@@ -48,6 +47,7 @@ program
 addDeviceCommands(program);
 addTokenCommands(program);
 addReportCommand(program);
+addAuditCommand(program);
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0);

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
-import { type Config, deviceTypes } from './config/schema.ts';
+import { deviceTypes } from './config/device-types.ts';
+import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import type { LogAppender, LogConsumer } from './log/contract.ts';
 import { type AppenderEvents, EmbeddedAppender } from './log/embedded/appender.ts';
@@ -9,6 +10,9 @@ import { openEmbeddedStore } from './store/embedded/store.ts';
 import { Registry } from './tenants/registry.ts';
 
 /** The engines that the configuration chooses, behind their contracts. */
+
+/** The consumer group of the rollup workers, in the log and in the store. */
+export const ROLLUP_GROUP = 'rollup';
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 86_400_000;

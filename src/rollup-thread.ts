@@ -1,10 +1,13 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
-import { openConsumer, openStore } from './engines.ts';
+import { openConsumer, openStore, ROLLUP_GROUP } from './engines.ts';
 import type { LogBatch, LogConsumer } from './log/contract.ts';
-import { createLogger } from './logging.ts';
+import type { RollupStatus } from './ops/counters.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
+import { releaseStartMemory } from './start-memory.ts';
+import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
 
@@ -13,11 +16,26 @@ export type ToRollup = { kind: 'drain'; until: Map<number, number> };
 
 export type FromRollup =
   | { kind: 'ready' }
-  | { kind: 'stats'; stats: RollupStats }
+  | { kind: 'stats'; status: RollupStatus }
+  | LogLine
   | { kind: 'stopped' }
   | { kind: 'failed'; message: string; code: string | undefined };
 
-export const ROLLUP_GROUP = 'rollup';
+function statusOf(stats: RollupStats, loopDelayMs: number): RollupStatus {
+  const { identical, merged, conflicts } = stats;
+  return {
+    lagRecords: stats.lagOffsets,
+    openWindows: stats.openWindows,
+    openReadings: stats.openReadings,
+    devices: stats.devices,
+    processed: stats.records,
+    stored: stats.stored,
+    duplicates: { IDENTICAL: identical, MERGED: merged, CONFLICT: conflicts },
+    lateCorrections: stats.late,
+    flushMs: stats.flushMsLast,
+    loopDelayMs,
+  };
+}
 
 /** Ends the worker's consuming when it has seen everything up to a given offset of each partition. */
 class Drain {
@@ -80,17 +98,24 @@ if (parentPort !== null) {
   port.on('message', (message: ToRollup) => drain.to(message.until));
   try {
     const store = openStore(config, { readOnly: false });
+    setTimeout(releaseStartMemory, 2_000).unref();
     post({ kind: 'ready' });
+    const delay = monitorEventLoopDelay({ resolution: 20 });
+    delay.enable();
     await runRollupWorker({
       consumer: drain.consumer,
       store,
       group: ROLLUP_GROUP,
       clock: systemClock,
       config,
-      logger: createLogger(config.logging, 'rollup'),
+      logger: threadLogger(post),
       signal: drain.signal,
-      onStats: (stats) => post({ kind: 'stats', stats }),
+      onStats: (stats) => {
+        post({ kind: 'stats', status: statusOf(stats, delay.percentile(99) / 1e6) });
+        delay.reset();
+      },
     });
+    delay.disable();
     await store.close();
     await consumer.close();
     post({ kind: 'stopped' });

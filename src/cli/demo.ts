@@ -19,7 +19,7 @@ const FLEET_DRAIN_MS = 10_000;
 
 /** Runs everything on loopback with a simulated fleet, until Ctrl-C. */
 export async function demo(config: Config): Promise<void> {
-  const logger = createLogger({ ...config.logging, level: 'warn' }, 'main');
+  const logger = createLogger({ ...config.logging, level: 'warn' });
   const { credentialsFile, token } = provision(config);
   const quiet = { ...config, logging: { ...config.logging, level: 'warn' as const } };
   const spillway = await startSpillway(quiet, logger, VERSION);

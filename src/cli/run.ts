@@ -6,7 +6,7 @@ import { reportError } from './context.ts';
 
 /** Runs until SIGINT or SIGTERM, drains, exits 0; a second signal ends at once. */
 export async function run(config: Config): Promise<void> {
-  const logger = createLogger(config.logging, 'main');
+  const logger = createLogger(config.logging);
   const spillway = await startSpillway(config, logger, VERSION);
   const mqtt = `mqtt://${config.gateway.mqtt.host}:${spillway.mqttPort}`;
   logger.info({ mqtt, http: `http://${config.http.host}:${spillway.httpPort}` }, 'spillway runs');

@@ -1,6 +1,5 @@
 import { z } from 'zod';
 import { isMetricName, isName } from '../core/names.ts';
-import type { DeviceType } from '../core/nouns.ts';
 import { formatDuration, parseBytes, parseDuration } from '../core/units.ts';
 
 /**
@@ -163,21 +162,3 @@ export const configSchema = z.strictObject({
 
 /** The configuration after defaults; durations in ms, sizes in bytes. */
 export type Config = z.output<typeof configSchema>;
-
-/** The device types of the configuration, by name. */
-export function deviceTypes(config: Pick<Config, 'types'>): Map<string, DeviceType> {
-  return new Map(
-    Object.entries(config.types).map(([name, type]) => [
-      name,
-      {
-        name,
-        metrics: type.metrics,
-        unknownMetrics: type.unknownMetrics,
-        periodMs: type.period,
-        futureMs: type.futureMax,
-        future: type.future,
-        pastMs: type.pastMax,
-      },
-    ]),
-  );
-}

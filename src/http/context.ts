@@ -1,5 +1,4 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { Logger } from 'pino';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import type { LogConsumer } from '../log/contract.ts';
@@ -23,7 +22,7 @@ export interface HttpOptions {
   /** Called for each answer with the route's pattern and the status. */
   observe?: (route: string, status: number) => void;
   clock: Clock;
-  logger: Pick<Logger, 'error'>;
+  logger: { error(fields: Record<string, unknown>, message: string): void };
 }
 
 /** What routes share. */

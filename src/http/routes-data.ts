@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
-import { deviceTypes } from '../config/schema.ts';
+import { deviceTypes } from '../config/device-types.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { isName } from '../core/names.ts';
 import { auditJson } from '../ops/audit-format.ts';
@@ -43,7 +43,7 @@ export function dataRoutes(app: FastifyInstance, context: HttpContext): void {
     const query = { ...parameters, tenant } as Query;
     const report = await context.queries.run(() =>
       runQuery(store, query, {
-        ...{ types, clock, retention },
+        ...{ types, clock, retention, deviceType: typeFinder(context) },
         ...{ baseWindowMs: config.rollup.baseWindow, rowsMax: config.http.queryRowsMax },
       }),
     );
@@ -127,6 +127,15 @@ export function dataRoutes(app: FastifyInstance, context: HttpContext): void {
     requireOperator(await context.rights(request, 'view'));
     return context.status();
   });
+}
+
+/** Types from the directory, read when the first is asked for; a device that is not there is undefined. */
+function typeFinder(context: HttpContext) {
+  let known: Map<string, string> | undefined;
+  return (tenant: string, device: string): string | undefined => {
+    known ??= new Map(context.devices?.(tenant).map((entry) => [entry.device, entry.type]));
+    return known.get(device);
+  };
 }
 
 function requireTenant(): never {

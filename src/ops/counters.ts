@@ -49,7 +49,23 @@ export interface RollupStatus {
   duplicates: Record<string, number>;
   lateCorrections: number;
   flushMs: number;
+  /** Delay of the thread's event loop, p99, ms. */
+  loopDelayMs: number;
 }
+
+/** Before the first word of a worker. */
+export const NO_STATUS: RollupStatus = {
+  lagRecords: 0,
+  openWindows: 0,
+  openReadings: 0,
+  devices: 0,
+  processed: 0,
+  stored: 0,
+  duplicates: {},
+  lateCorrections: 0,
+  flushMs: 0,
+  loopDelayMs: 0,
+};
 
 /** What happens now, for the console and `GET /api/v1/status`. */
 export interface LiveStatus {

@@ -1,5 +1,5 @@
 import type { LogStats } from '../log/contract.ts';
-import type { GatewayCounters, LiveStatus, RollupStatus } from './counters.ts';
+import { type GatewayCounters, type LiveStatus, NO_STATUS, type RollupStatus } from './counters.ts';
 
 /** Weight of the newest interval in the rates; about three seconds of memory at two looks a second. */
 const SMOOTHING = 0.3;
@@ -16,17 +16,7 @@ export class LiveView {
   private lastReadings = 0;
   private messagesPerSecond = 0;
   private readingsPerSecond = 0;
-  private rollupStatus: RollupStatus = {
-    lagRecords: 0,
-    openWindows: 0,
-    openReadings: 0,
-    devices: 0,
-    processed: 0,
-    stored: 0,
-    duplicates: {},
-    lateCorrections: 0,
-    flushMs: 0,
-  };
+  private rollupStatus = NO_STATUS;
 
   constructor(options: { counters: GatewayCounters; startedAt: number; version: string }) {
     this.counters = options.counters;
@@ -37,6 +27,10 @@ export class LiveView {
   setReady(ready: boolean, reason: string): void {
     this.ready = ready;
     this.reason = reason;
+  }
+
+  get rollup(): RollupStatus {
+    return this.rollupStatus;
   }
 
   setRollup(status: RollupStatus): void {

@@ -63,17 +63,64 @@ export async function typesOf(
   return found;
 }
 
-async function expectedOf(
+/** What the first readings of devices are known to be, for each store; a scan of all raw files each. */
+const firsts = new WeakMap<StoreReader, Map<string, number>>();
+const FIRSTS_KEPT_MAX = 20_000;
+/** Scans in one query at most; what they find is kept, so that the next query gets further. */
+const SCANS_MAX = 100;
+const DAY_MS = 86_400_000;
+
+/**
+ * Since when each device has sent: some time before `from` (0), its first reading in the range, or not
+ * yet (Infinity). Devices that there was no time to look at are absent.
+ */
+async function sendingSince(
   store: StoreReader,
-  range: { tenant: string; device: string; from: number; to: number },
+  tenant: string,
+  devices: readonly string[],
+  range: { from: number; to: number },
+): Promise<Map<string, number>> {
+  const { from, to } = range;
+  const since = new Map<string, number>();
+  if (from >= to || devices.length === 0) return since;
+  // One look at the day before answers it for nearly all devices.
+  const before = { tenant, devices, from: Math.max(0, from - DAY_MS), to: from };
+  for (const device of (await store.countReadings(before)).keys()) since.set(device, 0);
+  const known = firsts.get(store) ?? new Map<string, number>();
+  firsts.set(store, known);
+  let scans = 0;
+  for (const device of devices) {
+    if (since.has(device)) continue;
+    const key = `${tenant}/${device}`;
+    let first = known.get(key);
+    // What is known may have been made older by late readings, never younger while it is kept.
+    if (first === undefined || first >= from) {
+      if (scans >= SCANS_MAX) continue;
+      scans += 1;
+      const query = { tenant, devices: [device], from: 0, to, limit: 1 };
+      first = (await store.readings(query))[0]?.ts;
+      if (first === undefined) {
+        since.set(device, Number.POSITIVE_INFINITY);
+        continue;
+      }
+      if (known.size >= FIRSTS_KEPT_MAX) known.clear();
+      known.set(key, first);
+    }
+    since.set(device, first < from ? 0 : first);
+  }
+  return since;
+}
+
+function expectedOf(
+  since: number | undefined,
+  range: { from: number; to: number },
   periodMs: number,
-): Promise<number> {
-  const { tenant, device, from, to } = range;
+): number | null {
+  const { from, to } = range;
   if (from >= to) return 0;
-  const earliest = await store.readings({ tenant, devices: [device], from: 0, to, limit: 1 });
-  const first = earliest[0]?.ts;
-  if (first === undefined) return 0;
-  return first >= from ? Math.ceil((to - first) / periodMs) : Math.floor((to - from) / periodMs);
+  if (since === undefined) return null;
+  if (since >= to) return 0;
+  return since >= from ? Math.ceil((to - since) / periodMs) : Math.floor((to - from) / periodMs);
 }
 
 /** Times in ms; `now` cuts what is expected, `keptFrom` is the oldest time that raw data is kept of. */
@@ -104,16 +151,15 @@ export async function completenessOf(
     ...letters.keys(),
     ...known.latest.keys(),
   ]);
+  const counted = { from, to: Math.min(query.to, known.now) };
+  const listed = [...names].sort();
+  const periodOf = (device: string): number => known.types.get(device)?.periodMs ?? 0;
+  const withPeriod = listed.filter((device) => periodOf(device) > 0);
+  const since = await sendingSince(store, tenant, withPeriod, counted);
   const rows: DeviceCompleteness[] = [];
-  let lookups = 0;
-  for (const device of [...names].sort()) {
-    const periodMs = known.types.get(device)?.periodMs ?? 0;
-    let expected: number | null = null;
-    if (periodMs > 0 && lookups < LOOKUPS_MAX) {
-      lookups += 1;
-      const to = Math.min(query.to, known.now);
-      expected = await expectedOf(store, { tenant, device, from, to }, periodMs);
-    }
+  for (const device of listed) {
+    const periodMs = periodOf(device);
+    const expected = periodMs > 0 ? expectedOf(since.get(device), counted, periodMs) : null;
     rows.push({
       device,
       expected,

@@ -214,7 +214,8 @@ export function finish(state: AggregateState): FinishedStats {
   finished.max = state.max;
   finished.mean = state.mean;
   if (numbers > 1) finished.stddev = Math.sqrt(state.m2 / (numbers - 1));
-  const whole = typeof state.first === 'boolean' && typeof state.last === 'boolean';
+  const isBoolean = typeof state.first === 'boolean' && typeof state.last === 'boolean';
+  const whole = isBoolean && state.min >= 0 && state.max <= 1;
   const percentile = (permille: number): number => {
     const value = Math.min(state.max, Math.max(state.min, sketch.quantile(permille)));
     return whole ? Math.round(value) : value;

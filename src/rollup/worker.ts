@@ -1,5 +1,5 @@
+import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
-import { deviceTypes } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import { SpillwayError } from '../core/errors.ts';
 import type { LogBatch, LogConsumer } from '../log/contract.ts';

@@ -39,7 +39,13 @@ export function liveStatus(more: Partial<LiveStatus> = {}): LiveStatus {
     },
     rollup: {
       ...{ lagRecords: 42, openWindows: 6, openReadings: 100, devices: 3, processed: 58 },
-      ...{ stored: 50, duplicates: { IDENTICAL: 2 }, lateCorrections: 1, flushMs: 12 },
+      ...{
+        stored: 50,
+        duplicates: { IDENTICAL: 2 },
+        lateCorrections: 1,
+        flushMs: 12,
+        loopDelayMs: 5,
+      },
     },
     deadLettersByCode: { VALUE_BOUNDS: 17, JSON_INVALID: 3 },
     shedByReason: {},

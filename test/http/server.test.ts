@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { describe, test } from 'node:test';
-import { deviceTypes } from '../../src/config/schema.ts';
+import { deviceTypes } from '../../src/config/device-types.ts';
 import { ManualClock } from '../../src/core/clock.ts';
 import { SpillwayError } from '../../src/core/errors.ts';
 import { retentionOf } from '../../src/http/routes-data.ts';

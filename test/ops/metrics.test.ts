@@ -15,7 +15,7 @@ const LOG = {
 };
 const ROLLUP = {
   ...{ lagRecords: 11, openWindows: 1, openReadings: 2, devices: 3, processed: 4, stored: 5 },
-  ...{ duplicates: { IDENTICAL: 2 }, lateCorrections: 1, flushMs: 250 },
+  ...{ duplicates: { IDENTICAL: 2 }, lateCorrections: 1, flushMs: 250, loopDelayMs: 5 },
 };
 
 /** Lines of samples, by name with labels. */

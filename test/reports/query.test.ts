@@ -312,6 +312,26 @@ describe('completeness', () => {
     assert.deepEqual(Object.fromEntries(totals.deadLettered), { VALUE_BOUNDS: 1, JSON_INVALID: 2 });
   });
 
+  test('a device that began after the range owes nothing', async () => {
+    const store = new MemoryStore();
+    store.add('late', NOW - MINUTE, { temperature: 1 });
+    const { completeness } = await buckets(store, { from: '-3h', to: '-2h' });
+    assert.deepEqual(
+      completeness.devices.map((d) => [d.device, d.expected, d.received]),
+      [['late', 0, 0]],
+    );
+  });
+
+  test('a device that paused before the range is measured over all of it', async () => {
+    const store = new MemoryStore();
+    store.add('a', NOW - 100 * HOUR, { temperature: 1 });
+    store.add('a', NOW - HOUR, { temperature: 1 });
+    for (let again = 0; again < 2; again += 1) {
+      const { totals } = (await buckets(store, { from: '-2h' })).completeness;
+      assert.deepEqual([totals.expected, totals.received], [12, 1]);
+    }
+  });
+
   test('a silent device that was asked for is listed', async () => {
     const { completeness } = await buckets(new MemoryStore(), { device: 'gone', from: '-2h' });
     assert.deepEqual(

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { finish } from '../../src/rollup/aggregate.ts';
+import { Crash } from './fakes.ts';
 import { DAY, Harness, HOUR, MINUTE, reading, T0 } from './harness.ts';
 
 const NOON = T0 + 12 * HOUR;
@@ -134,6 +135,44 @@ test('late data, days after, corrects its window, hour and day, and counts the r
   assert.equal(run.store.row('d1', 'a', MINUTE, NOON)?.revision, 1);
 });
 
+test('a correction of one metric leaves the revision of the others', async () => {
+  const run = new Harness();
+  run.start();
+  await run.feed(reading('d1', NOON, { a: 1, b: 1 }), reading('d1', NOON + HOUR, { b: 1 }));
+  await run.feed(reading('d1', NOON, { a: 2 }, NOON + HOUR));
+  await run.feed(reading('d1', NOON, { a: 3 }, NOON + HOUR));
+  await run.stop();
+  assert.equal(run.store.state('d1', 'a', MINUTE, NOON).sum, 3);
+  for (const [metric, revision] of [
+    ['a', 2],
+    ['b', 0],
+  ] as const) {
+    assert.equal(run.store.row('d1', metric, MINUTE, NOON)?.revision, revision);
+    // The hour of noon is not past its lateness: the newest reading lies at its end.
+    assert.equal(run.store.row('d1', metric, HOUR, NOON)?.revision, 0);
+  }
+});
+
+test('late windows of one hour revise the hour only where they change it', async () => {
+  const run = new Harness();
+  run.start();
+  const later = NOON + 2 * HOUR;
+  await run.feed(
+    reading('d1', NOON, { a: 1, b: 1 }),
+    reading('d1', NOON + 30 * MINUTE, { b: 1 }),
+    reading('d1', later, { a: 1, b: 1 }),
+  );
+  run.clock.advance(10_000);
+  await run.feed(reading('d1', later + 1, { a: 1, b: 1 }));
+  assert.equal(run.stats?.openWindows, 1);
+  await run.feed(reading('d1', NOON + 5 * MINUTE, { a: 2 }, later));
+  await run.feed(reading('d1', NOON + 10 * MINUTE, { a: 4 }, later));
+  await run.stop();
+  assert.equal(run.store.state('d1', 'a', HOUR, NOON).sum, 7);
+  assert.equal(run.store.row('d1', 'a', HOUR, NOON)?.revision, 2);
+  assert.equal(run.store.row('d1', 'b', HOUR, NOON)?.revision, 0);
+});
+
 test('a window that fills over many flushes is not revised before its lateness', async () => {
   const run = new Harness();
   run.start();
@@ -159,6 +198,32 @@ test('a restart in the middle of a window goes on where it was', async () => {
   assert.equal(run.store.state('d1', 'a', HOUR, NOON).sum, 3);
   assert.equal(run.store.state('d1', 'a', DAY, T0).sum, 8);
   assert.deepEqual(run.store.ledgerByDevice(), { 'd1 stored': 3, 'd1 duplicate IDENTICAL': 1 });
+});
+
+test('rows that a crash left of windows that come again are not counted with them', async () => {
+  const run = new Harness({ flushEvery: 1_000 });
+  // Not at the start of the hour, so that the hour's other windows come from the store.
+  for (const minute of [10, 11, 12]) {
+    run.log.append([reading('d1', NOON + minute * MINUTE, { a: 1 })]);
+  }
+  const applied = run.passes('applied', 3);
+  run.start();
+  await applied;
+  run.faultPoint = (name) => {
+    if (name === 'rollupsWritten') throw new Crash();
+  };
+  await assert.rejects(run.stop(), Crash);
+  assert.equal(run.store.state('d1', 'a', HOUR, NOON).count, 3);
+  assert.equal(run.store.positions.size, 0);
+  const again = new Harness();
+  Object.assign(again, { log: run.log, store: run.store });
+  again.start();
+  await again.settle();
+  await again.stop();
+  assert.ok((again.stats?.flushes ?? 0) > 2);
+  assert.equal(run.store.state('d1', 'a', HOUR, NOON).count, 3);
+  assert.equal(run.store.state('d1', 'a', DAY, T0).count, 3);
+  assert.deepEqual(run.store.ledgerByDevice(), { 'd1 stored': 3 });
 });
 
 test('a clock a year ahead harms neither other devices nor its own later windows', async () => {

@@ -5,7 +5,17 @@ import uPlot from './uplot.js';
 const HEIGHT = 280;
 const element = (id) => document.getElementById(id);
 const digits = new Intl.NumberFormat('en', { maximumSignificantDigits: 5 });
-const clock = new Intl.DateTimeFormat(undefined, { dateStyle: 'short', timeStyle: 'medium' });
+const hours = new Intl.DateTimeFormat(undefined, {
+  hour: '2-digit',
+  minute: '2-digit',
+  hourCycle: 'h23',
+});
+const days = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
+const clock = new Intl.DateTimeFormat(undefined, {
+  dateStyle: 'short',
+  timeStyle: 'medium',
+  hourCycle: 'h23',
+});
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 
 let plot;
@@ -19,6 +29,15 @@ function colour(name) {
   const value = getComputedStyle(probe).color;
   probe.remove();
   return value;
+}
+
+/** Labels of the time axis: hours, and the day where one begins. */
+function timeLabels(_, splits, _axis, _space, step) {
+  return splits.map((seconds) => {
+    const at = new Date(seconds * 1_000);
+    const midnight = at.getHours() === 0 && at.getMinutes() === 0;
+    return step >= 86_400 || midnight ? days.format(at) : hours.format(at);
+  });
 }
 
 function build(unit, data) {
@@ -42,34 +61,46 @@ function build(unit, data) {
       { label: 'min', stroke: edge, width: 1, points: { show: false }, value },
     ],
     bands: [{ series: [1, 3], fill: faint }],
-    axes: [axis, { ...axis, label: unit, labelSize: unit === '' ? 0 : 22, size: 64 }],
+    axes: [
+      { ...axis, values: timeLabels, size: 34 },
+      { ...axis, label: unit, labelSize: unit === '' ? 0 : 22, size: 64 },
+    ],
   };
   plot?.destroy();
   plot = new uPlot(options, data, element('chart'));
 }
 
-/** @param {{rows: any[], series: any[], step: string}} report with mean, min, max */
+/**
+ * @param {{rows: any[], series: any[], step: string}} report with mean, min, max, count and last
+ * @returns {boolean} false when there is no number to show
+ */
 export function showChart(report, title) {
   const rows = report.rows.filter(({ timeMs }) => timeMs <= Date.now());
+  const newest = rows.findLast((row) => row.count !== null);
+  const number = rows.findLast((row) => typeof row.mean === 'number');
+  if (number === undefined) {
+    clearChart(
+      newest === undefined
+        ? `${title}: nothing in this range; choose a longer one.`
+        : `${title} is a text. Newest: ${newest.last}, at ${clock.format(newest.timeMs)}.`,
+    );
+    return false;
+  }
   const column = (name) => rows.map((row) => (typeof row[name] === 'number' ? row[name] : null));
-  const data = [
-    rows.map(({ timeMs }) => timeMs / 1_000),
-    column('max'),
-    column('mean'),
-    column('min'),
-  ];
+  const times = rows.map(({ timeMs }) => timeMs / 1_000);
+  const data = [times, column('max'), column('mean'), column('min')];
   const unit = report.series[0]?.unit ?? '';
   const key = `${title} ${unit} ${dark.matches}`;
   if (plot === undefined || key !== shown) build(unit, data);
   else plot.setData(data);
   shown = key;
-  const last = rows.findLast((row) => typeof row.mean === 'number');
+  const [mean, min, max] = [number.mean, number.min, number.max].map((value) =>
+    digits.format(value),
+  );
   element('chart-summary').textContent =
-    last === undefined
-      ? `${title}: no numbers in this range; choose a longer one.`
-      : `${title}, one point for ${report.step}. Newest: mean ${digits.format(last.mean)}, ` +
-        `min ${digits.format(last.min)}, max ${digits.format(last.max)} ${unit} (${last.count} readings) ` +
-        `at ${clock.format(last.timeMs)}.`;
+    `${title}, one point for ${report.step}. Newest: mean ${mean}, min ${min}, max ${max} ${unit} ` +
+    `(${number.count} readings) at ${clock.format(number.timeMs)}.`;
+  return true;
 }
 
 export function clearChart(message) {

@@ -12,6 +12,8 @@ const CHART_MS = 5_000;
 const element = (id) => document.getElementById(id);
 const selects = { tenant: element('tenant'), device: element('device'), metric: element('metric') };
 let devices = [];
+/** Until somebody chooses a metric, texts are passed over. */
+let chosen = false;
 
 function guarded(source, work) {
   return async () => {
@@ -47,6 +49,14 @@ function fillSelects() {
   fill(selects.metric, chosen?.metrics ?? []);
 }
 
+/** Chooses the next metric; false when there is none. */
+function nextMetric() {
+  const { metric } = selects;
+  if (metric.selectedIndex >= metric.options.length - 1) return false;
+  metric.selectedIndex += 1;
+  return true;
+}
+
 repeat(
   guarded('status', async () => showStatus(await get('status'))),
   STATUS_MS,
@@ -60,8 +70,9 @@ const drawChart = repeat(
       return;
     }
     const parameters = { tenant, device, metric, from: `-${element('range').value}` };
-    const report = await get('query', { ...parameters, stat: 'mean,min,max,count' });
-    showChart(report, `${tenant} / ${device} / ${metric}`);
+    const report = await get('query', { ...parameters, stat: 'mean,min,max,count,last' });
+    const numbers = showChart(report, `${tenant} / ${device} / ${metric}`);
+    if (!numbers && !chosen && nextMetric()) drawChart();
   }),
   CHART_MS,
 );
@@ -79,6 +90,7 @@ repeat(
 
 for (const select of [...Object.values(selects), element('range')]) {
   select.addEventListener('change', () => {
+    if (select === selects.metric) chosen = true;
     fillSelects();
     drawChart();
   });

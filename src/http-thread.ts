@@ -1,0 +1,118 @@
+import { parentPort, workerData } from 'node:worker_threads';
+import { Registry as MetricsRegistry } from 'prom-client';
+import type { Config } from './config/schema.ts';
+import { systemClock } from './core/clock.ts';
+import { openConsumer, openRegistry, openStore } from './engines.ts';
+import { createHttpServer } from './http/server.ts';
+import type { LiveStatus } from './ops/counters.ts';
+import { httpMetrics, MetricsHub, type MetricsMessage } from './ops/metrics-hub.ts';
+import { eventLoopMetrics } from './ops/thread-metrics.ts';
+import { releaseStartMemory } from './start-memory.ts';
+import { type LogLine, threadLogger } from './thread-logger.ts';
+
+/** The thread of HTTP: it reads the store beside its writer, so that no flood of messages reaches it. */
+
+export type ToHttp =
+  | { kind: 'status'; status: LiveStatus }
+  | MetricsMessage
+  | { kind: 'commandResult'; id: number; sent: boolean }
+  | { kind: 'stop' };
+
+export type FromHttp =
+  | LogLine
+  | { kind: 'listening'; port: number }
+  | { kind: 'failed'; code: string | undefined; message: string }
+  | { kind: 'command'; id: number; tenant: string; device: string; payload: string };
+
+const COMMAND_TIMEOUT_MS = 2_000;
+const COMMANDS_MAX = 1_000;
+/** Without news from the main thread for so long, readiness is no longer believed. */
+const STATUS_STALE_MS = 10_000;
+
+export interface HttpThreadData {
+  config: Config;
+  status: LiveStatus;
+}
+
+/** Commands on their way to the main thread, which holds the connections. */
+class Commands {
+  private readonly waiting = new Map<number, (sent: boolean) => void>();
+  private readonly post: (message: FromHttp) => void;
+  private nextId = 1;
+
+  constructor(post: (message: FromHttp) => void) {
+    this.post = post;
+  }
+
+  send(tenant: string, device: string, payload: string): Promise<boolean> {
+    if (this.waiting.size >= COMMANDS_MAX) return Promise.resolve(false);
+    const id = this.nextId++;
+    return new Promise((resolve) => {
+      const late = setTimeout(() => this.settle(id, false), COMMAND_TIMEOUT_MS);
+      this.waiting.set(id, (sent) => {
+        clearTimeout(late);
+        resolve(sent);
+      });
+      this.post({ kind: 'command', id, tenant, device, payload });
+    });
+  }
+
+  settle(id: number, sent: boolean): void {
+    this.waiting.get(id)?.(sent);
+    this.waiting.delete(id);
+  }
+}
+
+if (parentPort !== null) {
+  const port = parentPort;
+  const post = (message: FromHttp) => port.postMessage(message);
+  const { config, status: first } = workerData as HttpThreadData;
+  try {
+    const registry = openRegistry(config);
+    const store = openStore(config, { readOnly: true });
+    const consumer = openConsumer(config);
+    const own = new MetricsRegistry();
+    eventLoopMetrics(own, 'http');
+    const hub = new MetricsHub({ own });
+    const commands = new Commands(post);
+    let status = first;
+    let statusAt = performance.now();
+    const server = await createHttpServer({
+      config,
+      store,
+      consumer,
+      tokens: { verify: (token) => registry.verifyToken(token) },
+      status: () =>
+        performance.now() - statusAt < STATUS_STALE_MS
+          ? status
+          : { ...status, ready: false, readyReason: 'the gateway does not answer' },
+      metrics: () => hub.text(),
+      sendCommand: (tenant, device, payload) => commands.send(tenant, device, payload),
+      devices: (tenant) => registry.devices(tenant),
+      observe: httpMetrics(own),
+      clock: systemClock,
+      logger: threadLogger(post),
+    });
+    port.on('message', (message: ToHttp) => {
+      if (message.kind === 'status') {
+        status = message.status;
+        statusAt = performance.now();
+      } else if (message.kind === 'metrics') hub.accept(message.source, message.metrics);
+      else if (message.kind === 'commandResult') commands.settle(message.id, message.sent);
+      else {
+        void server.close().then(async () => {
+          await store.close();
+          await consumer.close();
+          registry.close();
+          port.close();
+        });
+      }
+    });
+    setTimeout(releaseStartMemory, 2_000).unref();
+    post({ kind: 'listening', port: (await server.listen()).port });
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string };
+    post({ kind: 'failed', code, message });
+    port.close();
+  }
+}
