@@ -1,11 +1,12 @@
 import { join } from 'node:path';
 import { deviceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
+import { retentionOf, windowsOf } from './config/windows.ts';
 import { systemClock } from './core/clock.ts';
 import type { LogAppender, LogConsumer } from './log/contract.ts';
 import { type AppenderEvents, EmbeddedAppender } from './log/embedded/appender.ts';
 import { EmbeddedConsumer } from './log/embedded/consumer.ts';
-import type { Retention, Store } from './store/contract.ts';
+import type { Store } from './store/contract.ts';
 import { openEmbeddedStore } from './store/embedded/store.ts';
 import { Registry } from './tenants/registry.ts';
 
@@ -13,9 +14,6 @@ import { Registry } from './tenants/registry.ts';
 
 /** The consumer group of the rollup workers, in the log and in the store. */
 export const ROLLUP_GROUP = 'rollup';
-
-const HOUR_MS = 3_600_000;
-const DAY_MS = 86_400_000;
 
 /** Throws DATA_DIR_LOCKED, LOG_VERSION, LOG_CORRUPT, LOG_WRITE_FAILED. */
 export function openAppender(config: Config, events: AppenderEvents): Promise<LogAppender> {
@@ -57,21 +55,4 @@ export function openRegistry(config: Config): Registry {
     types: new Set(deviceTypes(config).keys()),
     clock: systemClock,
   });
-}
-
-export function windowsOf(config: Config): number[] {
-  return [...new Set([config.rollup.baseWindow, HOUR_MS, DAY_MS])];
-}
-
-export function retentionOf(config: Config): Retention {
-  const { raw, base, hour, day, deadLetters } = config.store.retention;
-  return {
-    rawMs: raw,
-    deadLettersMs: deadLetters,
-    rollupsMs: new Map([
-      [config.rollup.baseWindow, base],
-      [HOUR_MS, hour],
-      [DAY_MS, day],
-    ]),
-  };
 }

@@ -1,9 +1,10 @@
 import { type Command, Option } from 'commander';
 import { deviceTypes } from '../config/device-types.ts';
+import { retentionOf } from '../config/windows.ts';
 import { systemClock } from '../core/clock.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { parseDuration } from '../core/units.ts';
-import { openConsumer, openRegistry, openStore, ROLLUP_GROUP, retentionOf } from '../engines.ts';
+import { openConsumer, openRegistry, openStore, ROLLUP_GROUP } from '../engines.ts';
 import { auditJson, auditTable } from '../ops/audit-format.ts';
 import { audit } from '../ops/ledger.ts';
 import { completenessLine, formatReport } from '../reports/format.ts';

@@ -171,3 +171,11 @@ export interface DeviceType {
   /** How far a reading's time may lie behind gateway time, ms. */
   pastMs: number;
 }
+
+/** Retention by kind of data, ms; 0 keeps for ever. */
+export interface Retention {
+  rawMs: number;
+  deadLettersMs: number;
+  /** By window size in ms. */
+  rollupsMs: ReadonlyMap<number, number>;
+}

@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import { deviceTypes } from '../config/device-types.ts';
+import { retentionOf } from '../config/windows.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { isName } from '../core/names.ts';
 import { auditJson } from '../ops/audit-format.ts';
@@ -8,7 +9,6 @@ import { audit } from '../ops/ledger.ts';
 import { CONTENT_TYPES, completenessLine, formatReport } from '../reports/format.ts';
 import { FORMATS, type Format, type Query } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
-import type { Retention } from '../store/contract.ts';
 import { requireOperator, tenantOf } from './access.ts';
 import { type HttpContext, parametersOf } from './context.ts';
 import { deadLetterQuery, flag, only, timeRange } from './data-parameters.ts';
@@ -16,19 +16,6 @@ import { listDevices, TenantList } from './device-list.ts';
 import { HttpError } from './errors.ts';
 
 /** The data of tenants: query, devices, dead letters, audit, commands. */
-
-const DAY_MS = 86_400_000;
-const HOUR_MS = 3_600_000;
-
-export function retentionOf(config: HttpContext['config']): Retention {
-  const { raw, base, hour, day, deadLetters } = config.store.retention;
-  const rollupsMs = new Map([
-    [DAY_MS, day],
-    [HOUR_MS, hour],
-    [config.rollup.baseWindow, base],
-  ]);
-  return { rawMs: raw, deadLettersMs: deadLetters, rollupsMs };
-}
 
 export function dataRoutes(app: FastifyInstance, context: HttpContext): void {
   const { config, store, consumer, clock } = context;

@@ -6,6 +6,8 @@ import type {
   RollupRow,
 } from '../core/nouns.ts';
 
+export type { Retention } from '../core/nouns.ts';
+
 /**
  * The store of raw readings, rollups, dead letters and the ledger. Types only.
  *
@@ -129,11 +131,3 @@ export interface StoreReader {
 }
 
 export interface Store extends StoreWriter, StoreReader {}
-
-/** Retention by kind of data, ms; 0 keeps for ever. */
-export interface Retention {
-  rawMs: number;
-  deadLettersMs: number;
-  /** By window size in ms. */
-  rollupsMs: ReadonlyMap<number, number>;
-}
