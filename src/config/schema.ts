@@ -126,7 +126,7 @@ export const configSchema = z.strictObject({
       baseWindow: duration('1m', 1_000),
       lateness: duration('2m'),
       flushInterval: timer('1s', 10),
-      openReadingsMax: count(2_000_000),
+      openReadingsMax: count(8_000_000),
       devicesMax: count(100_000),
       batchRecordsMax: count(8_000),
     })

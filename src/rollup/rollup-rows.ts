@@ -1,7 +1,9 @@
 import type { RollupRow } from '../core/nouns.ts';
 import type { StoreReader } from '../store/contract.ts';
 import { Accumulator, sameState } from './aggregate.ts';
-import type { Day, DeviceWindows, Hour, RowState, Span, Window } from './device-windows.ts';
+import type { DeviceWindows } from './device-windows.ts';
+import { learnDay, learnHours, learnWindows } from './stored-rows.ts';
+import type { Day, Hour, RowState, Span, Window } from './window-state.ts';
 import { DAY_MS, HOUR_MS, windowStart } from './windows.ts';
 
 /** Devices of one query for rollups: a device may have 60 rows of each metric in an hour. */
@@ -235,54 +237,6 @@ function grouped(missing: readonly Missing[]): Missing[][] {
     groups.delete(key);
   }
   return [...full, ...groups.values()];
-}
-
-/** From the base rows of an hour: its windows' rows, and what is not in memory where that is unknown. */
-function learnWindows(device: DeviceWindows, hour: Hour | undefined, rows: RollupRow[]): void {
-  if (hour === undefined) return;
-  const isUnknown = hour.closed === undefined;
-  hour.closed ??= [];
-  for (const row of rows) {
-    const slot = device.slot(row.metric).index;
-    const window = hour.windows.get(row.start);
-    if (window !== undefined) {
-      if (!window.rowsKnown) learn(device.metric(window, slot).row, row);
-    } else if (isUnknown && !device.isComplete(row.start)) {
-      // Where memory is complete, a stored row was left by a crash and its records come again.
-      hour.fold(slot, Accumulator.from(row.state));
-    }
-  }
-  for (const window of hour.windows.values()) window.rowsKnown = true;
-}
-
-/** The same one level up: from the hour rows of a day. */
-function learnHours(device: DeviceWindows, day: Day, rows: RollupRow[]): void {
-  const isUnknown = day.closed === undefined;
-  day.closed ??= [];
-  for (const row of rows) {
-    const slot = device.slot(row.metric).index;
-    const hour = day.hours.get(row.start);
-    if (hour !== undefined) {
-      if (!hour.rowsKnown) learn(hour.row(slot), row);
-    } else if (isUnknown && !device.isComplete(row.start)) {
-      day.fold(slot, Accumulator.from(row.state));
-    }
-  }
-  for (const hour of day.hours.values()) hour.rowsKnown = true;
-}
-
-function learnDay(device: DeviceWindows, day: Day, rows: RollupRow[]): void {
-  if (!day.rowsKnown) {
-    for (const row of rows) learn(day.row(device.slot(row.metric).index), row);
-  }
-  day.rowsKnown = true;
-}
-
-function learn(state: RowState, row: RollupRow): void {
-  state.revision = row.revision;
-  state.changedAt = row.changedAt;
-  state.stored = true;
-  state.compare = row.state;
 }
 
 function note(changed: Map<Span, Set<number>>, span: Span, slot: number): void {

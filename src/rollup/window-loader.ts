@@ -1,7 +1,8 @@
 import type { ReadingRecord } from '../core/nouns.ts';
 import type { StoredReading, StoreReader } from '../store/contract.ts';
-import type { DeviceWindows, Window } from './device-windows.ts';
+import type { DeviceWindows } from './device-windows.ts';
 import { hashValues } from './value-hash.ts';
+import type { Window } from './window-state.ts';
 import { windowStart } from './windows.ts';
 
 /** Raw rows of one query; a query that yields so many goes on where it stopped. */
