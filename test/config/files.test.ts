@@ -3,9 +3,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { deviceTypes } from '../../src/config/device-types.ts';
 import { formatKey, SETTABLE_KEYS } from '../../src/config/keys.ts';
 import { loadConfig } from '../../src/config/load.ts';
-import { configSchema, deviceTypes } from '../../src/config/schema.ts';
+import { configSchema } from '../../src/config/schema.ts';
 
 const CONFIG = join(import.meta.dirname, '../../config');
 const REFERENCE = join(CONFIG, 'spillway.yaml');
