@@ -19,6 +19,8 @@ export interface PartitionState {
   /** Position in the store. */
   committed: number;
   readonly tally: LedgerTally;
+  /** Last number taken of each source, where the log has sources. */
+  readonly sources: Map<string, number>;
 }
 
 /** A device in memory. */

@@ -102,9 +102,10 @@ export class Flush {
   private async commit(): Promise<void> {
     const { group, store, consumer, intake, faultPoint } = this.options;
     for (const state of intake.partitions.values()) {
-      const { partition, next, tally } = state;
+      const { partition, next, tally, sources } = state;
       if (next <= state.committed) continue;
-      await store.commit({ group, partition, nextOffset: next, ledger: tally.read() });
+      const progress = { group, partition, nextOffset: next, ledger: tally.read() };
+      await store.commit(sources.size === 0 ? progress : { ...progress, sources });
       state.committed = next;
       tally.clear();
       faultPoint('storeCommitted');

@@ -1,6 +1,6 @@
 import type { DeadLetterRecord, LogRecord, ReadingRecord, ShedRecord } from '../core/nouns.ts';
 import { REFUSALS, type RefusalCode } from '../core/refusals.ts';
-import type { LogBatch } from '../log/contract.ts';
+import type { LogBatch, RecordSource } from '../log/contract.ts';
 import type { RefusedReading, StoredDeadLetter, StoredReading } from '../store/contract.ts';
 import {
   countStored,
@@ -27,6 +27,8 @@ export interface IntakeCounts {
   late: number;
   deadLetters: number;
   shed: number;
+  /** Records that their sender had sent before; they count nowhere. */
+  retransmitted: number;
   /** Readings that the store refused, or that are older than raw readings are kept. */
   refused: number;
 }
@@ -55,6 +57,7 @@ export class Intake {
     late: 0,
     deadLetters: 0,
     shed: 0,
+    retransmitted: 0,
     refused: 0,
   };
   /** Raw readings that are not in the store yet, in order. The worker writes them before they get many. */
@@ -72,10 +75,15 @@ export class Intake {
   }
 
   /** A partition, beginning at `next` unless it is known. */
-  partition(partition: number, next: number): PartitionState {
+  partition(
+    partition: number,
+    next: number,
+    sources: ReadonlyMap<string, number> = new Map(),
+  ): PartitionState {
     let state = this.partitions.get(partition);
     if (state === undefined) {
-      state = { partition, next, committed: next, tally: new LedgerTally() };
+      const tally = new LedgerTally();
+      state = { partition, next, committed: next, tally, sources: new Map(sources) };
       this.partitions.set(partition, state);
     }
     return state;
@@ -88,10 +96,22 @@ export class Intake {
       const offset = batch.firstOffset + index;
       const record = batch.records[index];
       if (offset < partition.next || record === undefined) continue;
+      if (this.isRetransmission(batch.sources?.[index], partition)) continue;
       this.takeRecord(record, partition, offset, now);
     }
     while (this.waiting.length > 0) await this.resume();
     partition.next = Math.max(partition.next, batch.nextOffset);
+  }
+
+  private isRetransmission(from: RecordSource | undefined, { sources }: PartitionState): boolean {
+    if (from === undefined) return false;
+    const { source, number } = from;
+    if (number <= (sources.get(source) ?? -1)) {
+      this.counts.retransmitted += 1;
+      return true;
+    }
+    sources.set(source, number);
+    return false;
   }
 
   private takeRecord(

@@ -75,10 +75,11 @@ export async function runRollupWorker(options: RollupWorkerOptions): Promise<voi
 }
 
 type PersistentStore = Pick<
-  Store,
+  Required<Store>,
   | 'readings'
   | 'rollups'
   | 'position'
+  | 'sources'
   | 'writeReadings'
   | 'writeDeadLetters'
   | 'writeRollups'
@@ -144,6 +145,7 @@ class RollupWorker {
       readings: (query) => retry('readings', () => store.readings(query)),
       rollups: (query) => retry('rollups', () => store.rollups(query)),
       position: (group) => retry('position', () => store.position(group)),
+      sources: (group) => retry('sources', async () => (await store.sources?.(group)) ?? new Map()),
       writeReadings: (readings) => retry('writeReadings', () => store.writeReadings(readings)),
       writeDeadLetters: (letters) =>
         retry('writeDeadLetters', () => store.writeDeadLetters(letters)),
@@ -216,6 +218,7 @@ class RollupWorker {
    */
   private async begin(): Promise<Map<number, number>> {
     const stored = await this.store.position(this.group);
+    const sources = await this.store.sources(this.group);
     const bounds = await this.retry('log.bounds', () => this.consumer.bounds());
     const committed = await this.retry('log.committed', () => this.consumer.committed(this.group));
     const from = new Map<number, number>();
@@ -234,7 +237,7 @@ class RollupWorker {
         );
       }
       const next = Math.max(first, position ?? first);
-      this.intake.partition(partition, next);
+      this.intake.partition(partition, next, sources.get(partition));
       from.set(partition, next);
       if (position !== undefined && position > (committed.get(partition) ?? 0)) {
         await this.commitLog(this.group, partition, position);

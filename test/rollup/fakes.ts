@@ -6,7 +6,12 @@ import type {
   RollupRow,
   Values,
 } from '../../src/core/nouns.ts';
-import type { ConsumeOptions, LogBatch, LogConsumer } from '../../src/log/contract.ts';
+import type {
+  ConsumeOptions,
+  LogBatch,
+  LogConsumer,
+  RecordSource,
+} from '../../src/log/contract.ts';
 import type {
   Progress,
   RefusedReading,
@@ -28,7 +33,7 @@ export class FakeLog implements LogConsumer {
   /** Thrown once the consumer gets there. */
   corruptAt = Number.POSITIVE_INFINITY;
 
-  append(records: readonly LogRecord[], appendedAt = 0): void {
+  append(records: readonly LogRecord[], appendedAt = 0, sources?: readonly RecordSource[]): void {
     const firstOffset = this.end;
     this.end += records.length;
     this.batches.push({
@@ -36,6 +41,7 @@ export class FakeLog implements LogConsumer {
       firstOffset,
       nextOffset: this.end,
       records: records.map((record) => structuredClone(record)),
+      ...(sources === undefined ? {} : { sources }),
       appendedAt,
     });
     for (const wake of this.waiting.splice(0)) wake();
@@ -94,6 +100,7 @@ export class FakeStore implements Store {
   readonly letters = new Map<string, StoredDeadLetter>();
   readonly lines = new Map<string, LedgerCount>();
   readonly positions = new Map<string, number>();
+  readonly sourceNumbers = new Map<string, Map<string, number>>();
   readonly calls: string[] = [];
   /** Whether a row remembers the writer of each metric, or takes any offset that is not below its own. */
   tracksWriters = true;
@@ -153,11 +160,12 @@ export class FakeStore implements Store {
     if (some !== rows) throw new Crash('in writeRollups');
   }
 
-  async commit({ group, partition, nextOffset, ledger }: Progress): Promise<void> {
+  async commit({ group, partition, nextOffset, ledger, sources }: Progress): Promise<void> {
     this.enter('commit');
     const key = `${group}/${partition}`;
     if ((this.positions.get(key) ?? -1) >= nextOffset) return;
     this.positions.set(key, nextOffset);
+    if (sources !== undefined) this.sourceNumbers.set(key, new Map(sources));
     for (const line of ledger) {
       const { tenant, device, hour, outcome, code } = line;
       const at = `${tenant}/${device}/${hour}/${outcome}/${code}`;
@@ -203,6 +211,11 @@ export class FakeStore implements Store {
     this.enter('position');
     const position = this.positions.get(`${group}/0`);
     return position === undefined ? new Map() : new Map([[0, position]]);
+  }
+
+  async sources(group: string): Promise<Map<number, Map<string, number>>> {
+    const numbers = this.sourceNumbers.get(`${group}/0`);
+    return numbers === undefined ? new Map() : new Map([[0, new Map(numbers)]]);
   }
 
   async countReadings(): Promise<Map<string, number>> {

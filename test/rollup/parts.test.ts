@@ -77,6 +77,7 @@ test('a device that moves to another partition leaves its counts with the first'
     next: 0,
     committed: 0,
     tally: new LedgerTally(),
+    sources: new Map(),
   });
   const [first, second] = [partition(0), partition(1)];
   countStored(devices.touch(reading('d1', 5, { a: 1 }), first, 5), 5);

@@ -481,3 +481,25 @@ test('a base window that does not divide an hour is refused', async () => {
   run.start();
   await assert.rejects(run.stop(), { code: 'CONFIG_INVALID' });
 });
+
+test('what a sender sends again counts nowhere, also after a crash', async () => {
+  const run = new Harness();
+  const sent = [1, 2, 3, 4].map((n) => reading('d1', NOON + n, { a: n }));
+  const from = (source: string, ...numbers: number[]) =>
+    numbers.map((number) => ({ source, number }));
+  run.log.append(sent.slice(0, 2), NOON, from('g1', 10, 11));
+  run.log.append(sent.slice(0, 3), NOON, from('g1', 10, 11, 12));
+  run.start();
+  await run.settle();
+  await run.stop();
+  assert.equal(run.stats?.retransmitted, 2);
+  // Another process goes on; what it must know is in the store.
+  run.log.append(sent.slice(2), NOON, from('g1', 12, 13));
+  // The same reading from another source is a repetition by the device, and counts as one.
+  run.log.append(sent.slice(3), NOON, from('g2', 1));
+  run.start();
+  await run.settle();
+  await run.stop();
+  assert.equal(run.stats?.retransmitted, 1);
+  assert.deepEqual(run.store.ledgerByDevice(), { 'd1 stored': 4, 'd1 duplicate IDENTICAL': 1 });
+});
