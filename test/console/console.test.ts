@@ -1,0 +1,80 @@
+/// <reference lib="dom" />
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { pino } from 'pino';
+import { chromium } from 'playwright-core';
+import { startSpillway } from '../../src/app.ts';
+import { configSchema } from '../../src/config/schema.ts';
+import { openRegistry } from '../../src/engines.ts';
+import { connectDevice, TYPES } from '../helpers/gateway.ts';
+
+const BROWSER = '/usr/bin/chromium';
+const skip = existsSync(BROWSER)
+  ? false
+  : `${BROWSER} is not installed (Debian: apt-get install chromium)`;
+
+test('the console shows what happens, in a real browser', { skip }, async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'spillway-console-'));
+  const config = configSchema.parse({
+    data: { dir: join(dir, 'data') },
+    gateway: { mqtt: { port: 0 } },
+    http: { port: 0 },
+    rollup: { baseWindow: '10s', flushInterval: '200ms' },
+    types: TYPES,
+  });
+  const registry = openRegistry(config);
+  const { secret } = registry.addDevice({ tenant: 'acme', device: 'd1', type: 'thermostat' });
+  registry.close();
+  const spillway = await startSpillway(config, pino({ level: 'silent' }), 'test');
+  const device = await connectDevice(`mqtt://127.0.0.1:${spillway.mqttPort}`, 'acme/d1', secret);
+  const browser = await chromium.launch({
+    executablePath: BROWSER,
+    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
+  });
+  t.after(async () => {
+    await browser.close();
+    device.client.end(true);
+    await spillway.stop();
+    rmSync(dir, { recursive: true });
+  });
+  const now = Date.now();
+  for (let i = 0; i < 50; i++) {
+    const reading = { ts: now - i * 1_000, values: { temperature: 20 + (i % 5), mode: 'auto' } };
+    await device.client.publishAsync(device.topic, JSON.stringify(reading), { qos: 1 });
+  }
+  await device.client.publishAsync(device.topic, '{"temperature":"<b>hot</b>"}', { qos: 1 });
+
+  const page = await browser.newPage();
+  const problems: string[] = [];
+  page.on('pageerror', (error) => problems.push(error.message));
+  page.on('console', (message) => {
+    if (message.type() === 'error') problems.push(message.text());
+  });
+  const foreign: string[] = [];
+  page.on('request', (request) => {
+    if (!request.url().startsWith(`http://127.0.0.1:${spillway.httpPort}/`))
+      foreign.push(request.url());
+  });
+  await page.goto(`http://127.0.0.1:${spillway.httpPort}/`);
+  await page.getByText('VALUE_KIND').waitFor();
+  await page.getByRole('cell', { name: 'd1', exact: true }).waitFor();
+  assert.equal((await page.locator('#connections').textContent())?.trim(), '1');
+  assert.match((await page.locator('#state').textContent()) ?? '', /ready/i);
+  await page.locator('#metric').selectOption('temperature');
+  await page.locator('#chart canvas').waitFor();
+  // Some pixel of the chart is drawn in colour.
+  const drawn = await page.locator('#chart canvas').evaluate((canvas) => {
+    const { width, height } = canvas as HTMLCanvasElement;
+    const pixels = (canvas as HTMLCanvasElement)
+      .getContext('2d')
+      ?.getImageData(0, 0, width, height).data;
+    return pixels?.some((value, index) => index % 4 === 3 && value > 0) === true;
+  });
+  assert.ok(drawn);
+  assert.match((await page.locator('#chart-summary').textContent()) ?? '', /temperature/);
+  assert.deepEqual(problems, []);
+  assert.deepEqual(foreign, []);
+});
