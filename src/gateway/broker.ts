@@ -3,16 +3,20 @@ import type { Gate } from './gate.ts';
 
 /**
  * What we use of Aedes beyond its documented interface, in one place, so that another release is
- * checked here. Read in aedes 1.2.0: `lib/client.js`, `lib/handlers/connect.js`.
+ * checked here. Read in aedes 1.2.0: `aedes.js`, `lib/client.js`, `lib/handlers/connect.js`.
  */
 interface Internals {
   _keepaliveTimer: NodeJS.Timeout | null;
   subscriptions: Record<string, { qos: 0 | 1 | 2 } | undefined>;
 }
 
-interface BrokerInternals {
-  persistence: { incomingGetPacket(client: Client, packet: object): Promise<unknown> };
+/** Methods of Aedes that its types leave out. */
+interface Registration {
+  registerClient(client: Client): void;
+  unregisterClient(client: Client): void;
 }
+
+const registration = Aedes.prototype as unknown as Registration;
 
 /** Keeps the keep-alive timer from firing; costs 0.1 µs, and the gate calls it once a second at most. */
 export function feedKeepAlive(client: Client): void {
@@ -21,15 +25,6 @@ export function feedKeepAlive(client: Client): void {
 
 export function subscriptionQos(client: Client, topic: string): 0 | 1 | 2 | undefined {
   return (client as unknown as Internals).subscriptions[topic]?.qos;
-}
-
-/** True when a QoS 2 publish was taken before and its PUBREL has not come [MQTT-4.3.3-2]. */
-export function isRepeated(broker: Aedes, client: Client, packet: object): Promise<boolean> {
-  const { persistence } = broker as unknown as BrokerInternals;
-  return persistence.incomingGetPacket(client, packet).then(
-    () => true,
-    () => false,
-  );
 }
 
 export function gateOf(client: Client): Gate {
@@ -47,6 +42,17 @@ export class ProtocolBroker extends Aedes {
     const broker: ProtocolBroker = Reflect.construct(ProtocolBroker, [options]);
     await broker.listen();
     return broker;
+  }
+
+  /** Aedes would keep a client for ever that closed while its subscriptions were restored. */
+  registerClient(client: Client): void {
+    if (!client.closed) registration.registerClient.call(this, client);
+  }
+
+  /** Aedes would unregister whoever has the id by now. */
+  unregisterClient(client: Client): void {
+    const { clients } = this as unknown as { clients: Record<string, Client | undefined> };
+    if (clients[client.id] === client) registration.unregisterClient.call(this, client);
   }
 
   override publish(_packet: unknown, client: unknown, done?: unknown): void {

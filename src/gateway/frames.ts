@@ -54,7 +54,7 @@ export class FrameReader {
   /** Handles what is whole; returns false when the sink was not ready and bytes wait here. */
   feed(chunk: Buffer): boolean {
     if (this.stopped) return true;
-    const bytes = this.rest.length === 0 ? chunk : Buffer.concat([this.rest, chunk]);
+    const bytes = this.rest.length === 0 ? chunk : append(this.rest, chunk);
     this.rest = NOTHING;
     let position = 0;
     while (position < bytes.length) {
@@ -134,4 +134,9 @@ export class FrameReader {
     this.sink.violation(reason);
     return 0;
   }
+}
+
+/** Without a copy when there is nothing to append: a sink that is not ready is asked often. */
+function append(rest: Buffer, chunk: Buffer): Buffer {
+  return chunk.length === 0 ? rest : Buffer.concat([rest, chunk]);
 }

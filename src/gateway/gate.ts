@@ -23,7 +23,7 @@ import { decodeTopic } from './topics.ts';
 export interface GateHandler {
   /** A publish for the handler to settle or acknowledge; false: the broker shall have it. */
   publish(gate: Gate, packet: PublishPacket): boolean;
-  /** Called about once a second while bytes come in: keeps the broker's keep-alive fed. */
+  /** Called a few times a second while bytes come in: keeps the broker's keep-alive fed. */
   alive(gate: Gate): void;
   /** The peer broke the protocol or a limit; the gate closes itself. */
   violation(gate: Gate, reason: ViolationReason): void;
@@ -56,7 +56,10 @@ export interface GateLimits {
 const CONNECT = 1;
 const PUBACK = 0x40;
 const PUBREC = 0x50;
-const ALIVE_INTERVAL_MS = 1_000;
+/** A quarter of the shortest keep-alive: with more, half a second of grace is not left of it. */
+const ALIVE_INTERVAL_MS = 250;
+/** Longer topics are no device's own and are decoded anew each time, so that no connection keeps 64 KiB. */
+const KNOWN_TOPIC_BYTES_MAX = 256;
 /** Room for the topic and message id before a payload. */
 const TOPIC_BYTES_MAX = 1_024;
 /** Largest body of any other packet: a SUBSCRIBE of thousands of filters would stall the broker. */
@@ -86,6 +89,8 @@ export class Gate extends Duplex implements FrameSink {
   private brokerBehind = false;
   private acks: number[] = [];
   private lastAlive = 0;
+  /** When the bytes came that are being handled, by `performance.now`. */
+  receivedAt = 0;
   /** The topic of the last publish, to spare decoding the same bytes again. */
   private topicBytes: Buffer = Buffer.alloc(0);
   private topic: string | undefined;
@@ -139,6 +144,11 @@ export class Gate extends Duplex implements FrameSink {
     return this.socket.writableLength;
   }
 
+  /** True while the device does not read what it is sent. */
+  get unread(): boolean {
+    return this.socket.writableLength > OUTPUT_BYTES_MAX;
+  }
+
   /** Publishes that wait for their acknowledgement. */
   get unacknowledged(): number {
     return this.inflight;
@@ -164,7 +174,7 @@ export class Gate extends Duplex implements FrameSink {
       this.inflight < this.inflightMax &&
       !this.brokerBehind &&
       !this.handler.saturated &&
-      this.socket.writableLength <= OUTPUT_BYTES_MAX
+      !this.unread
     );
   }
 
@@ -239,12 +249,10 @@ export class Gate extends Duplex implements FrameSink {
   }
 
   private onData(chunk: Buffer): void {
-    if (this.state === 'open') {
-      const now = performance.now();
-      if (now - this.lastAlive > ALIVE_INTERVAL_MS) {
-        this.lastAlive = now;
-        this.handler.alive(this);
-      }
+    this.receivedAt = performance.now();
+    if (this.state === 'open' && this.receivedAt - this.lastAlive > ALIVE_INTERVAL_MS) {
+      this.lastAlive = this.receivedAt;
+      this.handler.alive(this);
     }
     const handled = this.frames.feed(chunk);
     if (!this.held && (!handled || !this.ready())) {
@@ -310,8 +318,10 @@ export class Gate extends Duplex implements FrameSink {
     ) {
       return this.topic;
     }
-    this.topic = decodeTopic(bytes.subarray(start, end));
+    const topic = decodeTopic(bytes.subarray(start, end));
+    if (end - start > KNOWN_TOPIC_BYTES_MAX) return topic;
+    this.topic = topic;
     this.topicBytes = Buffer.from(bytes.subarray(start, end));
-    return this.topic;
+    return topic;
   }
 }

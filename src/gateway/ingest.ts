@@ -3,7 +3,7 @@ import type { DeadLetterRecord, DeviceType, Refusal } from '../core/nouns.ts';
 import type { AppendRequest, LogAppender } from '../log/contract.ts';
 import { encodeRecord, NO_TALLY, tallyKey } from '../log/record.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
-import type { Directory } from '../tenants/contract.ts';
+import type { DeviceEntry, Directory } from '../tenants/contract.ts';
 import { type Codec, type Decoded, type DecodedReading, isRejected } from './codecs/contract.ts';
 import { jsonCodec } from './codecs/json.ts';
 import { describe, refuse } from './refuse.ts';
@@ -45,6 +45,9 @@ const CODEC: Codec = jsonCodec;
 const SHED_FLUSH_MS = 1_000;
 /** Different (device, reason) pairs that wait for their shed record; beyond, the device's name is dropped. */
 const SHED_KEYS_MAX = 10_000;
+
+/** Not the device's fault: it shall send the message again. */
+class DirectoryError extends Error {}
 
 /**
  * The one way from a publish into the log, for the gate and for the broker's hooks:
@@ -109,7 +112,19 @@ export class Ingest {
     } else if (publish.channel === 'state') {
       this.state(session, publish, received, request);
     } else {
-      this.telemetry(session, publish, received, request);
+      try {
+        this.telemetry(session, publish, received, request);
+      } catch (error) {
+        if (error instanceof DirectoryError) {
+          setImmediate(done, error);
+          return;
+        }
+        // Whatever a payload does to us that nobody thought of: it would come again for ever.
+        const refusal = refuse('SHAPE_INVALID', { actual: String(error) });
+        request.records.length = 0;
+        request.tallyKeys.length = 0;
+        this.refuse(session, session.own, publish, received, refusal, request);
+      }
     }
     appender.append(request, done);
   }
@@ -227,7 +242,12 @@ export class Ingest {
     if (device === session.identity.device) return session.own;
     const known = session.targets.get(device);
     if (known !== undefined) return known;
-    const entry = this.options.directory.device(session.identity.tenant, device);
+    let entry: DeviceEntry | undefined;
+    try {
+      entry = this.options.directory.device(session.identity.tenant, device);
+    } catch (cause) {
+      throw new DirectoryError('the directory can not be read', { cause });
+    }
     if (entry === undefined || entry.via !== session.identity.device) return undefined;
     const target = this.target(entry);
     session.remember(target);
@@ -278,11 +298,18 @@ export class Ingest {
     const { counters } = this.options;
     const { tenant } = session.identity;
     counters.shed.set(code, (counters.shed.get(code) ?? 0) + 1);
-    const device = this.sheds.size < SHED_KEYS_MAX ? session.identity.device : '_other';
-    const key = `${tenant}/${device}/${code}`;
+    this.countShed({ tenant, device: session.identity.device, code }, 1);
+  }
+
+  private countShed(shed: { tenant: string; device: string; code: string }, count: number): void {
+    const { tenant, code } = shed;
+    const name = `${tenant}/${shed.device}/${code}`;
+    const room = this.sheds.size < SHED_KEYS_MAX || this.sheds.has(name);
+    const device = room ? shed.device : '_other';
+    const key = room ? name : `${tenant}/_other/${code}`;
     const known = this.sheds.get(key);
-    if (known === undefined) this.sheds.set(key, { tenant, device, code, count: 1 });
-    else known.count++;
+    if (known === undefined) this.sheds.set(key, { tenant, device, code, count });
+    else known.count += count;
   }
 
   private flushShed(): void {
@@ -295,8 +322,11 @@ export class Ingest {
       request.tallyKeys.push(tallyKey(tenant, device, received, 'shed', code));
       request.counts.push(count);
     }
+    const counted = [...this.sheds.values()];
     this.sheds.clear();
-    appender.append(request, () => {});
+    appender.append(request, (error) => {
+      if (error !== null) for (const { count, ...shed } of counted) this.countShed(shed, count);
+    });
   }
 }
 
@@ -307,5 +337,10 @@ export class Ingest {
 function partOf(item: Decoded): Buffer {
   if (isRejected(item)) return Buffer.alloc(0);
   const { ts, seq, values } = item;
-  return Buffer.from(JSON.stringify({ ts, seq, values }));
+  try {
+    return Buffer.from(JSON.stringify({ ts, seq, values }));
+  } catch {
+    // JSON.parse takes any depth, JSON.stringify does not.
+    return Buffer.alloc(0);
+  }
 }

@@ -1,5 +1,5 @@
+import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
-import { deviceTypes } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import type { LogAppender } from '../log/contract.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
@@ -15,6 +15,8 @@ export interface OpenGatewayOptions {
   counters: GatewayCounters;
   clock: Clock;
   logger: GatewayLogger;
+  /** Time from the bytes of a QoS 1 publish to its PUBACK, ms. */
+  observePuback?: (ms: number) => void;
 }
 
 /** Listens for MQTT as the configuration says. Throws LISTEN_FAILED. */
@@ -55,6 +57,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     counters,
     logger,
     saturated: () => appender.saturated,
+    observePuback: options.observePuback ?? (() => {}),
   });
   appender.onRelief(() => gateway.relieve());
   return gateway;

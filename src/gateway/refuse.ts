@@ -2,6 +2,8 @@ import type { Refusal } from '../core/nouns.ts';
 import { REFUSALS, type RefusalCode } from '../core/refusals.ts';
 
 const TEXT_MAX = 200;
+/** Names of metrics that are listed; a message may be refused a thousand times over. */
+const EXPECTED_MAX = 500;
 
 /** A refusal with the catalogue's message; texts from devices are cut and made printable. */
 export function refuse(
@@ -10,7 +12,7 @@ export function refuse(
 ): Refusal {
   const refusal: Refusal = { code, message: REFUSALS[code] };
   if (details.path !== undefined) refusal.path = printable(details.path);
-  if (details.expected !== undefined) refusal.expected = details.expected;
+  if (details.expected !== undefined) refusal.expected = cut(details.expected, EXPECTED_MAX);
   if (details.actual !== undefined) refusal.actual = printable(details.actual);
   return refusal;
 }
@@ -31,9 +33,12 @@ export function pointer(name: string): string {
 }
 
 function printable(text: string): string {
-  const cut = text.length > TEXT_MAX ? `${text.slice(0, TEXT_MAX)}…` : text;
-  return cut.replace(
+  return cut(text, TEXT_MAX).replace(
     /\p{Cc}/gu,
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
+}
+
+function cut(text: string, max: number): string {
+  return text.length > max ? `${text.slice(0, max)}…` : text;
 }

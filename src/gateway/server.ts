@@ -5,16 +5,17 @@ import type { AuthenticateError, Client, ConnectPacket, PublishPacket, Subscript
 import { SpillwayError } from '../core/errors.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
-import { feedKeepAlive, gateOf, isRepeated, ProtocolBroker, subscriptionQos } from './broker.ts';
+import { feedKeepAlive, gateOf, ProtocolBroker, subscriptionQos } from './broker.ts';
 import {
   Gate,
   type GateHandler,
   type GateLimits,
   type PublishPacket as GatePublish,
 } from './gate.ts';
-import type { Ingest, Publish } from './ingest.ts';
+import type { Done, Ingest, Publish } from './ingest.ts';
 import { refuse } from './refuse.ts';
 import { Session } from './session.ts';
+import { SessionMemory } from './session-memory.ts';
 import {
   decodeTopic,
   deviceTopic,
@@ -43,12 +44,16 @@ export interface GatewayOptions {
   logger: GatewayLogger;
   /** True while sockets should not be read. */
   saturated: () => boolean;
+  /** Time from the bytes of a QoS 1 publish to its PUBACK, ms. */
+  observePuback: (ms: number) => void;
 }
 
 const CLIENT_ID_MAX = 128;
 const RECEIPT_BACKLOG_BYTES = 64 * 1_024;
 const SWEEP_MS = 1_000;
 const LISTEN_BACKLOG = 1_024;
+/** Aedes closes the connection of a topic with more levels without a word. */
+const TOPIC_LEVELS_MAX = 100;
 /** Return codes of CONNACK [MQTT-3.2.2.3]. */
 const BAD_CREDENTIALS = 4;
 const FAILED = 3;
@@ -67,6 +72,7 @@ export class Gateway implements GateHandler {
   private readonly sessionOf = new WeakMap<Gate, Session>();
   /** Sessions of a device, by `<tenant>/<device>`. */
   private readonly byDevice = new Map<string, Set<Session>>();
+  private readonly memory: SessionMemory;
   private broker!: ProtocolBroker;
   private sweep: NodeJS.Timeout | undefined;
   private directoryVersion: number;
@@ -75,6 +81,8 @@ export class Gateway implements GateHandler {
   private constructor(options: GatewayOptions) {
     this.options = options;
     this.directoryVersion = options.directory.version();
+    // Twice as many devices as can be connected: those that come back are remembered.
+    this.memory = new SessionMemory({ devicesMax: 2 * options.connectionsMax });
     this.server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) =>
       this.onSocket(socket),
     );
@@ -85,7 +93,6 @@ export class Gateway implements GateHandler {
     const gateway = new Gateway(options);
     gateway.broker = await ProtocolBroker.open(gateway.brokerOptions());
     gateway.broker.on('clientReady', (client) => gateway.onReady(client));
-    gateway.broker.on('clientDisconnect', (client) => gateway.onDisconnect(client));
     gateway.broker.on('subscribe', (_subscriptions, client) =>
       gateway.sessionOf.get(gateOf(client))?.releaseReceipts(),
     );
@@ -94,22 +101,30 @@ export class Gateway implements GateHandler {
     (gateway.broker as EventEmitter).on('error', (error: Error) =>
       options.logger.warn({ err: error }, 'the broker reports an error'),
     );
-    await new Promise<void>((resolve, reject) => {
-      gateway.server.once('error', (cause) => {
-        const at = `${options.host}:${options.port}`;
-        reject(
-          new SpillwayError('LISTEN_FAILED', `can't listen for MQTT on ${at}: ${cause.message}`, {
-            cause,
-          }),
-        );
-      });
-      gateway.server.listen(
-        { host: options.host, port: options.port, backlog: LISTEN_BACKLOG },
-        resolve,
-      );
+    await gateway.bind().catch((error: unknown) => {
+      gateway.broker.close();
+      throw error;
     });
+    gateway.server.on('error', (error) =>
+      options.logger.warn({ err: error }, 'a connection could not be accepted'),
+    );
     gateway.sweep = setInterval(() => gateway.onSweep(), SWEEP_MS);
     return gateway;
+  }
+
+  private bind(): Promise<void> {
+    const { host, port } = this.options;
+    return new Promise((resolve, reject) => {
+      const fail = (cause: Error) => {
+        const message = `can't listen for MQTT on ${host}:${port}: ${cause.message}`;
+        reject(new SpillwayError('LISTEN_FAILED', message, { cause }));
+      };
+      this.server.once('error', fail);
+      this.server.listen({ host, port, backlog: LISTEN_BACKLOG }, () => {
+        this.server.off('error', fail);
+        resolve();
+      });
+    });
   }
 
   get port(): number {
@@ -148,6 +163,8 @@ export class Gateway implements GateHandler {
     for (const gate of this.gates) gate.flushAcks();
     await new Promise<void>((resolve) => this.broker.close(resolve));
     for (const gate of this.gates) gate.destroy();
+    // The farewells of the last ones come with the next turn.
+    await new Promise((resolve) => setImmediate(resolve));
     this.options.ingest.close();
   }
 
@@ -160,8 +177,10 @@ export class Gateway implements GateHandler {
     const { topic, qos, retain, messageId, payload, payloadBytes } = packet;
     const cut = payload.length < payloadBytes;
     const valid = topic !== undefined && !topic.startsWith('$');
-    if (valid && !cut && (qos === 2 || !this.options.fastPath)) return false;
+    if (valid && !cut && (qos === 2 || !this.options.fastPath) && !isDeep(topic)) return false;
+    const { receivedAt } = gate;
     const done = (error: Error | null) => {
+      if (qos === 1) this.options.observePuback(performance.now() - receivedAt);
       // Never lied to: without a commit there is no acknowledgement, and the device sends again.
       if (error === null) gate.acknowledge(qos, messageId);
       else gate.destroy();
@@ -211,6 +230,7 @@ export class Gateway implements GateHandler {
   private brokerOptions() {
     return {
       concurrency: 1_024,
+      persistence: this.memory,
       connectTimeout: this.options.connectTimeoutMs,
       drainTimeout: 5_000,
       maxClientsIdLength: CLIENT_ID_MAX * 4,
@@ -328,12 +348,16 @@ export class Gateway implements GateHandler {
     password: Buffer | undefined,
   ): Promise<AuthenticateError | undefined> {
     const gate = gateOf(client);
-    const identity = await this.options.verifier.verify({ username, password });
-    const entry = identity && this.options.directory.device(identity.tenant, identity.device);
-    if (identity === undefined || entry === undefined) {
+    const proven = await this.options.verifier.verify({ username, password });
+    // It gave up while it was verified: nobody would ever take its session away again.
+    if (gate.destroyed) return authenticateError(FAILED);
+    const entry = proven && this.options.directory.device(proven.tenant, proven.device);
+    // The secret may have changed while it was verified.
+    if (proven === undefined || entry?.secretHash !== proven.secretHash) {
       this.countRefused('BAD_CREDENTIALS');
       return authenticateError(BAD_CREDENTIALS);
     }
+    const { secretHash, ...identity } = proven;
     const connection = {
       send: (channel: 'receipts' | 'commands', payload: string) =>
         send(client, identity, channel, payload),
@@ -345,7 +369,7 @@ export class Gateway implements GateHandler {
       clientId: client.id,
       connection,
       own,
-      secretHash: entry.secretHash,
+      secretHash,
     });
     this.sessionOf.set(gate, session);
     this.sessions.set(gate, session);
@@ -356,24 +380,25 @@ export class Gateway implements GateHandler {
   private onReady(client: Client): void {
     const gate = gateOf(client);
     const session = this.sessionOf.get(gate);
-    if (session === undefined) return;
+    // Aedes says so of a client too that closed while its CONNACK was written.
+    if (session === undefined || gate.destroyed) return;
     const key = `${session.identity.tenant}/${session.identity.device}`;
     const known = this.byDevice.get(key);
+    for (const other of known ?? []) {
+      // [MQTT-3.1.4-2] Aedes overlooks one of several that come at once.
+      if (other.clientId === session.clientId) other.connection.end('another took its client id');
+    }
     if (known === undefined) this.byDevice.set(key, new Set([session]));
     else known.add(session);
+    const { clientId } = session;
     gate.once('close', () => {
       const left = this.byDevice.get(key);
       left?.delete(session);
       if (left?.size === 0) this.byDevice.delete(key);
+      this.options.ingest.event(session, 'disconnected', { clientId });
     });
-    this.options.ingest.event(session, 'connected', { clientId: session.clientId });
+    this.options.ingest.event(session, 'connected', { clientId });
     gate.open();
-  }
-
-  private onDisconnect(client: Client): void {
-    const session = this.sessionOf.get(gateOf(client));
-    if (session !== undefined)
-      this.options.ingest.event(session, 'disconnected', { clientId: session.clientId });
   }
 
   /** QoS 2, wills, and everything while the fast path is off. */
@@ -393,7 +418,7 @@ export class Gateway implements GateHandler {
       if (!isWill) gate.settle();
       done(error);
     };
-    const ingest = () => {
+    const ingest = (done: Done) => {
       const payload = Buffer.from(packet.payload);
       const { tenant, device } = session.identity;
       const publish: Publish = {
@@ -404,16 +429,39 @@ export class Gateway implements GateHandler {
         qos: packet.qos,
         retain: packet.retain,
       };
-      this.options.ingest.publish(session, publish, settle);
+      this.options.ingest.publish(session, publish, done);
     };
-    if (packet.qos !== 2 || isWill) {
-      ingest();
+    if (packet.qos === 2 && !isWill) this.once(client, packet.messageId ?? 0, ingest, settle);
+    else ingest(settle);
+  }
+
+  /**
+   * The hook runs before Aedes itself recognises a repeated QoS 2 publish, and knows nothing of those
+   * that still wait for their commit [MQTT-4.3.3-2].
+   */
+  private once(
+    client: Client,
+    messageId: number,
+    ingest: (done: Done) => void,
+    settle: Done,
+  ): void {
+    const { incoming, arriving } = this.memory.of(client);
+    if (incoming.has(messageId)) {
+      setImmediate(settle, null);
       return;
     }
-    // The hook runs before Aedes itself recognises a repeated packet.
-    isRepeated(this.broker, client, packet).then((repeated) =>
-      repeated ? settle(null) : ingest(),
-    );
+    const waiting = arriving.get(messageId);
+    if (waiting !== undefined) {
+      waiting.push(settle);
+      return;
+    }
+    const repeats: Done[] = [];
+    arriving.set(messageId, repeats);
+    ingest((error) => {
+      arriving.delete(messageId);
+      settle(error);
+      for (const repeat of repeats) repeat(error);
+    });
   }
 
   private allowSubscription(client: Client, subscription: Subscription): boolean {
@@ -425,10 +473,18 @@ export class Gateway implements GateHandler {
 
   /** Keeps waiting connections alive, and ends those whose device or secret is gone. */
   private onSweep(): void {
-    for (const gate of this.gates) if (gate.waiting) this.alive(gate);
+    // Who waits for us lives on; who doesn't read what we send is subject to its keep-alive.
+    for (const gate of this.gates) if (gate.waiting && !gate.unread) this.alive(gate);
+    try {
+      this.endRevoked();
+    } catch (error) {
+      this.options.logger.warn({ err: error }, 'the directory can not be read');
+    }
+  }
+
+  private endRevoked(): void {
     const version = this.options.directory.version();
     if (version === this.directoryVersion) return;
-    this.directoryVersion = version;
     for (const [gate, session] of this.sessions) {
       const { tenant, device } = session.identity;
       session.targets.clear();
@@ -440,12 +496,17 @@ export class Gateway implements GateHandler {
       );
       gate.destroy();
     }
+    this.directoryVersion = version;
   }
 
   private countRefused(reason: string): void {
     const { refusedConnections } = this.options.counters;
     refusedConnections.set(reason, (refusedConnections.get(reason) ?? 0) + 1);
   }
+}
+
+function isDeep(topic: string): boolean {
+  return topic.split('/', TOPIC_LEVELS_MAX + 1).length > TOPIC_LEVELS_MAX;
 }
 
 function authenticateError(returnCode: number): AuthenticateError {
@@ -467,7 +528,12 @@ function send(
     const granted = subscriptionQos(client, topic);
     if (granted === undefined) continue;
     const qos = granted === 0 ? 0 : 1;
-    client.publish({ cmd: 'publish', topic, payload, qos, retain: false, dup: false }, () => {});
+    const publish = () =>
+      client.publish({ cmd: 'publish', topic, payload, qos, retain: false, dup: false }, () => {});
+    // Aedes first notes a QoS 1 message of a persistent session, and drops it as an old one when a
+    // QoS 0 message has overtaken it meanwhile.
+    if (qos === 0 && !client.clean) setImmediate(publish);
+    else publish();
     return true;
   }
   return false;

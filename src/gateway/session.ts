@@ -63,8 +63,8 @@ export class Session {
   readonly secretHash: string;
   readonly telemetryTopic: Buffer;
   readonly targets = new Map<string, Target>();
-  /** Receipts from before the device subscribed; the oldest go first. */
-  heldReceipts: string[] = [];
+  /** Receipts from before the device subscribed, or while it doesn't read; the oldest go first. */
+  private readonly heldReceipts: string[] = [];
 
   constructor(options: {
     identity: Identity;
@@ -88,16 +88,21 @@ export class Session {
     this.targets.set(target.device, target);
   }
 
-  /** Returns false when the receipt could neither be sent nor held. */
+  /** Returns false when a receipt was lost: more are held than there is room for. */
   sendReceipt(payload: string): boolean {
-    if (this.connection.send('receipts', payload)) return true;
+    this.releaseReceipts();
+    if (this.heldReceipts.length === 0 && this.connection.send('receipts', payload)) return true;
     this.heldReceipts.push(payload);
     if (this.heldReceipts.length <= HELD_RECEIPTS_MAX) return true;
     this.heldReceipts.shift();
     return false;
   }
 
+  /** Sends what is held, in order, as far as the device listens and reads. */
   releaseReceipts(): void {
-    for (const payload of this.heldReceipts.splice(0)) this.connection.send('receipts', payload);
+    for (let next = this.heldReceipts[0]; next !== undefined; next = this.heldReceipts[0]) {
+      if (!this.connection.send('receipts', next)) return;
+      this.heldReceipts.shift();
+    }
   }
 }

@@ -47,8 +47,17 @@ export interface Identity {
   type: string;
 }
 
+/** What credentials have proven. */
+export interface ProvenIdentity extends Identity {
+  /** {@link DeviceEntry.secretHash} at that time; the session ends when the directory has another. */
+  secretHash: string;
+}
+
 /** One kind of credential. */
 export interface CredentialVerifier {
-  /** The identity, or undefined when the credentials prove none. Takes bounded time; never throws for bad input. */
-  verify(presented: PresentedCredentials): Promise<Identity | undefined>;
+  /**
+   * The identity, or undefined when the credentials prove none. Takes bounded time; never rejects for bad
+   * input, but when it can't tell now (too many wait to be verified): the device shall try again later.
+   */
+  verify(presented: PresentedCredentials): Promise<ProvenIdentity | undefined>;
 }

@@ -1,12 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import { isName } from '../core/names.ts';
-import type { CredentialVerifier, Directory, Identity, PresentedCredentials } from './contract.ts';
+import type {
+  CredentialVerifier,
+  Directory,
+  PresentedCredentials,
+  ProvenIdentity,
+} from './contract.ts';
 import { hashGenerated, isSlow, sha256, verifySecret } from './secrets.ts';
 
 const PASSWORD_BYTES_MAX = 1_024;
 /** Slow verifications under way at once; more would starve the thread pool. The rest waits its turn. */
 const SLOW_MAX = 2;
-const SLOW_WAITING_MAX = 10_000;
+/** About 20 s of scrypt: who would wait longer has given up by then, and is told to come back. */
+const SLOW_WAITING_MAX = 1_000;
 const CACHE_MAX = 100_000;
 
 /**
@@ -25,18 +31,19 @@ export class PasswordVerifier implements CredentialVerifier {
     this.directory = directory;
   }
 
-  async verify(presented: PresentedCredentials): Promise<Identity | undefined> {
+  /** Rejects when too many verifications wait; the device is no less who it says for that. */
+  async verify(presented: PresentedCredentials): Promise<ProvenIdentity | undefined> {
     const { username, password } = presented;
     if (username === undefined || password === undefined) return undefined;
     if (password.length === 0 || password.length > PASSWORD_BYTES_MAX) return undefined;
     const names = parseUsername(username);
     const entry = names && this.directory.device(names.tenant, names.device);
-    const stored = entry?.secretHash ?? this.nobody;
-    const good = isSlow(stored)
-      ? await this.verifySlow(username, password, stored)
-      : await verifySecret(password, stored);
+    const secretHash = entry?.secretHash ?? this.nobody;
+    const good = isSlow(secretHash)
+      ? await this.verifySlow(username, password, secretHash)
+      : await verifySecret(password, secretHash);
     if (!good || entry === undefined) return undefined;
-    return { tenant: entry.tenant, device: entry.device, type: entry.type };
+    return { tenant: entry.tenant, device: entry.device, type: entry.type, secretHash };
   }
 
   private async verifySlow(
@@ -48,12 +55,10 @@ export class PasswordVerifier implements CredentialVerifier {
       'base64url',
     );
     if (this.verified.get(username) === proof) return true;
-    if (this.slow >= SLOW_MAX) {
-      if (this.queue.length >= SLOW_WAITING_MAX) return false;
-      await new Promise<void>((resolve) => this.queue.push(resolve));
-    }
-    this.slow++;
+    await this.takeTurn();
     try {
+      // The same device may have been verified while this one waited.
+      if (this.verified.get(username) === proof) return true;
       const good = await verifySecret(password, stored);
       if (good) {
         if (this.verified.size >= CACHE_MAX) this.verified.clear();
@@ -61,9 +66,24 @@ export class PasswordVerifier implements CredentialVerifier {
       }
       return good;
     } finally {
-      this.slow--;
-      this.queue.shift()?.();
+      this.passTurn();
     }
+  }
+
+  private async takeTurn(): Promise<void> {
+    if (this.slow < SLOW_MAX) {
+      this.slow++;
+      return;
+    }
+    if (this.queue.length >= SLOW_WAITING_MAX) throw new Error('too many wait to be verified');
+    await new Promise<void>((resolve) => this.queue.push(resolve));
+  }
+
+  /** The turn goes to the next in the queue, so that nobody can slip in between. */
+  private passTurn(): void {
+    const next = this.queue.shift();
+    if (next === undefined) this.slow--;
+    else next();
   }
 }
 

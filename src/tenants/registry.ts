@@ -5,6 +5,7 @@ import type { Clock } from '../core/clock.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { isName } from '../core/names.ts';
 import type { DeviceEntry, Directory, TokenEntry, TokenRights } from './contract.ts';
+import { keepPrivate } from './private-file.ts';
 import { generateSecret, hashGenerated, hashImported, sha256 } from './secrets.ts';
 
 const VERSION = 1;
@@ -35,13 +36,23 @@ export class Registry implements Directory {
 
   constructor(options: { dir: string; types: ReadonlySet<string>; clock: Clock }) {
     mkdirSync(options.dir, { recursive: true, mode: 0o700 });
-    this.db = new DatabaseSync(join(options.dir, 'registry.db'));
+    const path = join(options.dir, 'registry.db');
+    keepPrivate(path);
+    this.db = new DatabaseSync(path);
     this.clock = options.clock;
     this.types = options.types;
+    this.db.exec('PRAGMA busy_timeout = 5000');
+    const version = Number(this.db.prepare('PRAGMA user_version').get()?.user_version ?? 0);
+    if (version > VERSION) {
+      this.db.close();
+      throw new SpillwayError(
+        'STORE_VERSION',
+        `registry.db has version ${version}, this release reads ${VERSION}`,
+      );
+    }
     this.db.exec(`
       PRAGMA journal_mode = WAL;
       PRAGMA synchronous = FULL;
-      PRAGMA busy_timeout = 5000;
       PRAGMA cache_size = -512;
       CREATE TABLE IF NOT EXISTS device (
         tenant TEXT NOT NULL,
@@ -60,14 +71,6 @@ export class Registry implements Directory {
         created_at INTEGER NOT NULL
       ) WITHOUT ROWID;
     `);
-    const version = Number(this.db.prepare('PRAGMA user_version').get()?.user_version ?? 0);
-    if (version > VERSION) {
-      this.db.close();
-      throw new SpillwayError(
-        'STORE_VERSION',
-        `registry.db has version ${version}, this release reads ${VERSION}`,
-      );
-    }
     if (version < VERSION) this.db.exec(`PRAGMA user_version = ${VERSION}`);
     this.findDevice = this.db.prepare('SELECT * FROM device WHERE tenant = ? AND device = ?');
     this.findToken = this.db.prepare('SELECT * FROM token WHERE hash = ?');
@@ -103,7 +106,7 @@ export class Registry implements Directory {
 
   /**
    * Adds `count` devices named `<prefix>-<number>` with generated secrets, which are returned here and
-   * nowhere else. Throws NAME_INVALID, TYPE_UNKNOWN.
+   * nowhere else; names that are taken are left out. Throws NAME_INVALID, TYPE_UNKNOWN, DEVICE_UNKNOWN.
    */
   addDevices(options: {
     tenant: string;
@@ -114,7 +117,7 @@ export class Registry implements Directory {
   }): NewDevice[] {
     const { tenant, type, count, via } = options;
     const prefix = options.prefix ?? type;
-    this.checkNames(tenant, `${prefix}-${count}`);
+    this.checkNames(tenant, prefix);
     this.checkType(type);
     if (!Number.isInteger(count) || count < 1 || count > ADD_MAX) {
       throw new SpillwayError(
@@ -126,6 +129,7 @@ export class Registry implements Directory {
     this.transact(() => {
       for (let n = 1; added.length < count; n++) {
         const device = `${prefix}-${String(n).padStart(2, '0')}`;
+        this.checkNames(tenant, device);
         if (this.device(tenant, device) !== undefined) continue;
         const secret = generateSecret();
         this.insert({ tenant, device, type, secret }, hashGenerated(secret), via);
@@ -145,15 +149,26 @@ export class Registry implements Directory {
     return { tenant, device, type, secret };
   }
 
-  /** Adds all or none. Throws IMPORT_INVALID with the number of the row (from 1), DEVICE_EXISTS. */
+  /**
+   * Adds all or none. Throws IMPORT_INVALID with the number of the row (from 1), DEVICE_EXISTS when another
+   * process adds one of them meanwhile.
+   */
   async importDevices(rows: NewDevice[]): Promise<void> {
+    const firstRow = new Map<string, number>();
     rows.forEach((row, index) => {
       try {
         this.checkNames(row.tenant, row.device);
         this.checkType(row.type);
-        if (row.secret.length < 8 || row.secret.length > 1_024) {
-          throw new SpillwayError('IMPORT_INVALID', 'expected a secret of 8 to 1024 characters');
+        const secretBytes = Buffer.byteLength(row.secret);
+        if (secretBytes < 8 || secretBytes > 1_024) {
+          throw new SpillwayError('IMPORT_INVALID', 'expected a secret of 8 to 1024 bytes');
         }
+        const name = `${row.tenant}/${row.device}`;
+        const earlier = firstRow.get(name);
+        if (earlier !== undefined) {
+          throw new SpillwayError('IMPORT_INVALID', `${name} stands in row ${earlier} already`);
+        }
+        firstRow.set(name, index + 1);
         if (this.device(row.tenant, row.device) !== undefined) throw exists(row.tenant, row.device);
       } catch (cause) {
         throw new SpillwayError('IMPORT_INVALID', `row ${index + 1}: ${(cause as Error).message}`, {

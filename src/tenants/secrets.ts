@@ -32,7 +32,7 @@ export async function hashImported(secret: string): Promise<string> {
   ].join('$');
 }
 
-/** Compares in constant time. False for a stored form that is not known. */
+/** Compares in constant time. False for a stored form that is not known or not whole. */
 export async function verifySecret(secret: Uint8Array, stored: string): Promise<boolean> {
   const parts = stored.split('$');
   if (parts[0] === 'sha256' && parts[1] !== undefined) {
@@ -46,8 +46,8 @@ export async function verifySecret(secret: Uint8Array, stored: string): Promise<
       Number(n),
       Number(r),
       Number(p),
-    );
-    return equal(derived, Buffer.from(hash, 'base64url'));
+    ).catch(() => undefined);
+    return derived !== undefined && equal(derived, Buffer.from(hash, 'base64url'));
   }
   return false;
 }

@@ -445,6 +445,49 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
       );
     });
 
+    test('keep the last number of each source with the position', async (t) => {
+      const place = randomUUID();
+      const options = { place, retention: FOR_EVER, windowsMs: WINDOWS };
+      const store = await open(t, options);
+      const sourcesOf = async (of: Store, group = 'g') => of.sources?.(group);
+      assert.deepEqual(await sourcesOf(store), new Map());
+      const commit = (nextOffset: number, numbers: [string, number][], partition = 0) =>
+        store.commit({ group: 'g', partition, nextOffset, ledger: [], sources: new Map(numbers) });
+      await commit(5, [
+        ['spool-a', 3],
+        ['spool/b "c", d=e', 9_007_199_254_740_991],
+      ]);
+      await commit(5, [['spool-a', 99]]);
+      await commit(2, [['spool-a', 98]]);
+      await commit(7, [['spool-a', 4]]);
+      await store.commit({ group: 'g', partition: 0, nextOffset: 8, ledger: [line()] });
+      await commit(1, [['spool-a', 1]], 3);
+      const expected = new Map([
+        [
+          0,
+          new Map([
+            ['spool-a', 4],
+            ['spool/b "c", d=e', 9_007_199_254_740_991],
+          ]),
+        ],
+        [3, new Map([['spool-a', 1]])],
+      ]);
+      assert.deepEqual(await sourcesOf(store), expected);
+      assert.deepEqual(await sourcesOf(store, 'other'), new Map());
+      await store.close();
+      const again = await open(t, options);
+      assert.deepEqual(await sourcesOf(again), expected);
+      await again.commit({
+        group: 'g',
+        partition: 3,
+        nextOffset: 2,
+        ledger: [],
+        sources: new Map([['spool-z', 7]]),
+      });
+      expected.get(3)?.set('spool-z', 7);
+      assert.deepEqual(await sourcesOf(again), expected);
+    });
+
     test('are filtered by tenant, device and hour', async (t) => {
       const store = await openFresh(t);
       const lines = [

@@ -19,30 +19,41 @@ export interface AppenderEvents {
   onCommit?(ms: number, records: number): void;
 }
 
-interface Pending {
-  done: (error: Error | null) => void;
-  records: number;
+type Done = (error: Error | null) => void;
+
+/** The messages of one commit. */
+interface Group {
+  lines: string[];
+  tally: Map<string, number>;
+  dones: Done[];
+  /** Length of the lines in UTF-16 units, which is bytes for all but texts in values. */
+  bytes: number;
 }
+
+/** Beyond this a commit would not be one that every reader can unpack, whatever the configuration says. */
+const COMMIT_BYTES_LIMIT = 16 * 2 ** 20;
 
 /**
  * The main thread's end of the embedded log. One commit is under way at a time; what arrives meanwhile
- * becomes the next one, so that commits grow with the load and nobody waits for a timer.
+ * becomes the next one, up to the bounds of a commit, so that commits grow with the load and nobody
+ * waits for a timer.
  */
 export class EmbeddedAppender implements LogAppender {
   private readonly worker: Worker;
   private readonly options: AppenderOptions;
+  private readonly commitBytesMax: number;
   private readonly events: AppenderEvents;
+  private readonly exited: Promise<void>;
   private readonly reliefs: (() => void)[] = [];
-  private lines: string[] = [];
-  private tally = new Map<string, number>();
-  private waiting: Pending[] = [];
-  private waitingBytes = 0;
-  private flying: Pending[] = [];
-  private flyingBytes = 0;
-  private flyingRecords = 0;
-  private busy = false;
+  /** Commits to come, oldest first; messages are added to the last one. */
+  private groups: Group[] = [];
+  private flying: Group | undefined;
+  private pendingBytes = 0;
+  private pendingRecords = 0;
   private scheduled = false;
-  private closing = false;
+  private opened = false;
+  private closing: Promise<void> | undefined;
+  private onStuck: (() => void) | undefined;
   private failure: SpillwayError | undefined;
   private isFull = false;
   private isSaturated = false;
@@ -52,13 +63,13 @@ export class EmbeddedAppender implements LogAppender {
   private commits = 0;
   private commitMsLast = 0;
   private commitMsMean = 0;
-  private readonly idle: (() => void)[] = [];
-  private closed: (() => void) | undefined;
 
   private constructor(worker: Worker, options: AppenderOptions, events: AppenderEvents) {
     this.worker = worker;
     this.options = options;
+    this.commitBytesMax = Math.min(options.commitBytesMax, COMMIT_BYTES_LIMIT);
     this.events = events;
+    this.exited = new Promise((resolve) => worker.once('exit', () => resolve()));
   }
 
   /** Throws DATA_DIR_LOCKED, LOG_VERSION, LOG_CORRUPT, LOG_WRITE_FAILED. */
@@ -74,19 +85,24 @@ export class EmbeddedAppender implements LogAppender {
       resourceLimits: { maxYoungGenerationSizeMb: 16 },
     });
     const appender = new EmbeddedAppender(worker, options, events);
-    const first = await new Promise<FromWriter>((resolve, reject) => {
-      worker.once('message', resolve);
-      worker.once('error', reject);
+    await new Promise<void>((resolve, reject) => {
+      worker.on('message', (message: FromWriter) => {
+        appender.onMessage(message);
+        if (message.kind === 'open') resolve();
+        else if (message.kind === 'failed') {
+          reject(new SpillwayError(message.code as ErrorCode, message.message));
+        }
+      });
+      worker.on('error', (error) => {
+        reject(new SpillwayError('LOG_WRITE_FAILED', error.message, { cause: error }));
+        appender.fail('LOG_WRITE_FAILED', error.message);
+      });
+      worker.once('exit', () => {
+        reject(new SpillwayError('LOG_WRITE_FAILED', 'the thread of the log ended'));
+        if (appender.closing === undefined) appender.fail('LOG_WRITE_FAILED', 'its thread ended');
+      });
     });
-    if (first.kind !== 'open') {
-      const failed = first as Extract<FromWriter, { kind: 'failed' }>;
-      throw new SpillwayError(failed.code as ErrorCode, failed.message);
-    }
-    appender.endOffset = first.endOffset;
-    appender.firstOffset = first.firstOffset;
-    appender.diskBytes = first.diskBytes;
-    worker.on('message', (message: FromWriter) => appender.onMessage(message));
-    worker.on('error', (error) => appender.fail('LOG_WRITE_FAILED', error.message));
+    appender.opened = true;
     return appender;
   }
 
@@ -102,48 +118,47 @@ export class EmbeddedAppender implements LogAppender {
     this.reliefs.push(callback);
   }
 
-  append(request: AppendRequest, done: (error: Error | null) => void): void {
+  append(request: AppendRequest, done: Done): void {
     const refusal = this.refusal();
     if (refusal !== undefined) {
       setImmediate(done, refusal);
       return;
     }
     const { records, tallyKeys, counts } = request;
+    if (records.length === 0) {
+      this.afterAll(done);
+      return;
+    }
+    const group = this.openGroup();
+    const { lines, tally } = group;
     let bytes = 0;
     for (let i = 0; i < records.length; i++) {
       const line = records[i] as string;
       bytes += line.length + 1;
-      this.lines.push(line);
+      lines.push(line);
       const key = tallyKeys[i] as string;
-      if (key !== NO_TALLY) this.tally.set(key, (this.tally.get(key) ?? 0) + (counts?.[i] ?? 1));
+      if (key !== NO_TALLY) tally.set(key, (tally.get(key) ?? 0) + (counts?.[i] ?? 1));
     }
-    this.waiting.push({ done, records: records.length });
-    this.waitingBytes += bytes;
-    if (
-      !this.isSaturated &&
-      this.waitingBytes + this.flyingBytes > this.options.pendingBytesMax / 2
-    ) {
-      this.isSaturated = true;
-    }
-    if (this.busy) return;
-    if (
-      this.lines.length >= this.options.commitRecordsMax ||
-      this.waitingBytes >= this.options.commitBytesMax
-    ) {
-      this.send();
-    } else if (!this.scheduled) {
+    group.dones.push(done);
+    group.bytes += bytes;
+    this.pendingBytes += bytes;
+    this.pendingRecords += records.length;
+    if (this.pendingBytes > this.options.pendingBytesMax / 2) this.isSaturated = true;
+    if (this.flying !== undefined) return;
+    if (this.isClosed(group)) this.send();
+    else if (!this.scheduled) {
       this.scheduled = true;
       setImmediate(() => {
         this.scheduled = false;
-        if (!this.busy && this.lines.length > 0) this.send();
+        if (this.flying === undefined) this.send();
       });
     }
   }
 
   stats(): LogStats {
     return {
-      pendingBytes: this.waitingBytes + this.flyingBytes,
-      pendingRecords: this.lines.length + this.flyingRecords,
+      pendingBytes: this.pendingBytes,
+      pendingRecords: this.pendingRecords,
       endOffset: this.endOffset,
       firstOffset: this.firstOffset,
       diskBytes: this.diskBytes,
@@ -155,57 +170,81 @@ export class EmbeddedAppender implements LogAppender {
     };
   }
 
-  async flush(): Promise<void> {
-    if (this.failure !== undefined) throw this.failure;
-    if (!this.busy && this.lines.length === 0) return;
-    await new Promise<void>((resolve) => this.idle.push(resolve));
-    if (this.failure !== undefined) throw this.failure;
+  flush(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.failure !== undefined) reject(this.failure);
+      else this.afterAll((error) => (error === null ? resolve() : reject(error)));
+    });
   }
 
   /** Commits what waits, then ends the thread. What a full disk keeps from being committed is refused. */
-  async close(): Promise<void> {
-    if (this.closed !== undefined) return;
-    this.closing = true;
-    if (!this.isFull && this.failure === undefined) await this.flush().catch(() => {});
-    const ended = new Promise<void>((resolve) => {
-      this.closed = resolve;
-      this.worker.once('exit', () => resolve());
-    });
+  close(): Promise<void> {
+    this.closing ??= this.end();
+    return this.closing;
+  }
+
+  private async end(): Promise<void> {
+    if (!this.isFull && this.failure === undefined) {
+      await new Promise<void>((resolve) => {
+        this.onStuck = resolve;
+        this.afterAll(() => resolve());
+      });
+    }
     this.post({ kind: 'close' });
-    await ended;
+    await this.exited;
     this.refuseAll(new SpillwayError('LOG_CLOSED', 'the log is closed'));
-    await this.worker.terminate();
   }
 
   private refusal(): SpillwayError | undefined {
     if (this.failure !== undefined) return this.failure;
-    if (this.closing) return new SpillwayError('LOG_CLOSED', 'the log is closing');
-    if (this.waitingBytes + this.flyingBytes > this.options.pendingBytesMax) {
+    if (this.closing !== undefined) return new SpillwayError('LOG_CLOSED', 'the log is closing');
+    if (this.pendingBytes > this.options.pendingBytesMax) {
       return new SpillwayError('LOG_SATURATED', 'too much waits for its commit');
     }
     return undefined;
   }
 
+  /** Calls back when everything appended so far is settled. */
+  private afterAll(done: Done): void {
+    const last = this.groups.at(-1) ?? this.flying;
+    if (last === undefined) setImmediate(done, null);
+    else last.dones.push(done);
+  }
+
+  /** The group that takes the next message: a message is never split, so it may go beyond the bounds. */
+  private openGroup(): Group {
+    const last = this.groups.at(-1);
+    if (last !== undefined && !this.isClosed(last)) return last;
+    const group: Group = { lines: [], tally: new Map(), dones: [], bytes: 0 };
+    this.groups.push(group);
+    return group;
+  }
+
+  private isClosed(group: Group): boolean {
+    return (
+      group.lines.length >= this.options.commitRecordsMax || group.bytes >= this.commitBytesMax
+    );
+  }
+
   private send(): void {
-    this.busy = true;
-    this.flying = this.waiting;
-    this.flyingBytes = this.waitingBytes;
-    this.flyingRecords = this.lines.length;
-    const message: ToWriter = {
+    const group = this.groups.shift();
+    this.flying = group;
+    if (group === undefined) return;
+    this.post({
       kind: 'commit',
-      text: this.lines.join('\n'),
-      records: this.lines.length,
-      tally: [...this.tally].flat(),
-    };
-    this.waiting = [];
-    this.waitingBytes = 0;
-    this.lines = [];
-    this.tally.clear();
-    this.post(message);
+      text: group.lines.join('\n'),
+      records: group.lines.length,
+      tally: [...group.tally].flat(),
+    });
   }
 
   private onMessage(message: FromWriter): void {
     switch (message.kind) {
+      case 'open':
+        this.endOffset = message.endOffset;
+        this.firstOffset = message.firstOffset;
+        this.diskBytes = message.diskBytes;
+        break;
       case 'committed':
         this.committed(message);
         break;
@@ -213,6 +252,7 @@ export class EmbeddedAppender implements LogAppender {
         this.isFull = true;
         this.diskBytes = message.diskBytes;
         this.events.onFull?.(true, message.reason);
+        this.onStuck?.();
         break;
       case 'trimmed':
         this.firstOffset = message.firstOffset;
@@ -227,57 +267,44 @@ export class EmbeddedAppender implements LogAppender {
   }
 
   private committed(message: Extract<FromWriter, { kind: 'committed' }>): void {
-    const done = this.flying;
-    const records = this.flyingRecords;
-    this.flying = [];
-    this.flyingBytes = 0;
-    this.flyingRecords = 0;
+    const group = this.flying;
+    if (group === undefined) return;
+    this.pendingBytes -= group.bytes;
+    this.pendingRecords -= group.lines.length;
     this.endOffset = message.endOffset;
     this.firstOffset = message.firstOffset;
     this.diskBytes = message.diskBytes;
     this.commits++;
     this.commitMsLast = message.ms;
     this.commitMsMean += (message.ms - this.commitMsMean) / 16;
+    // The next commit is sent before the callbacks run, so that the disk never waits for them.
+    this.send();
     if (this.isFull) {
       this.isFull = false;
       this.events.onFull?.(false, undefined);
     }
-    // The next commit is sent before the callbacks run, so that the disk never waits for them.
-    if (this.lines.length > 0) this.send();
-    else this.busy = false;
-    for (const pending of done) pending.done(null);
-    this.events.onCommit?.(message.ms, records);
-    if (
-      this.isSaturated &&
-      this.waitingBytes + this.flyingBytes < this.options.pendingBytesMax / 4
-    ) {
+    for (const done of group.dones) done(null);
+    this.events.onCommit?.(message.ms, group.lines.length);
+    if (this.isSaturated && this.pendingBytes < this.options.pendingBytesMax / 4) {
       this.isSaturated = false;
       for (const callback of this.reliefs) callback();
     }
-    if (!this.busy && this.lines.length === 0) this.settle();
-  }
-
-  private settle(): void {
-    for (const resolve of this.idle.splice(0)) resolve();
   }
 
   private fail(code: ErrorCode, message: string): void {
-    if (this.failure !== undefined) return;
+    if (this.failure !== undefined || !this.opened) return;
     this.failure = new SpillwayError(code, `the log can't write: ${message}`);
     this.refuseAll(this.failure);
-    this.settle();
     this.events.onFailed?.(this.failure);
   }
 
   private refuseAll(error: SpillwayError): void {
-    const all = [...this.flying, ...this.waiting];
-    this.flying = [];
-    this.waiting = [];
-    this.lines = [];
-    this.waitingBytes = 0;
-    this.flyingBytes = 0;
-    this.busy = false;
-    for (const pending of all) pending.done(error);
+    const groups = this.flying === undefined ? this.groups : [this.flying, ...this.groups];
+    this.flying = undefined;
+    this.groups = [];
+    this.pendingBytes = 0;
+    this.pendingRecords = 0;
+    for (const { dones } of groups) for (const done of dones) done(error);
   }
 
   private post(message: ToWriter): void {

@@ -1,12 +1,15 @@
 import { existsSync } from 'node:fs';
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { SpillwayError } from '../../core/errors.ts';
 import type { LogRecord, ReceivedCount } from '../../core/nouns.ts';
 import type { ConsumeOptions, LogBatch, LogConsumer } from '../contract.ts';
 import { decodeRecord, parseTallyKey } from '../record.ts';
 import {
+  asLogError,
   corrupt,
   decodeBatch,
+  isDiskFull,
   logPath,
   openLogForReading,
   openOffsets,
@@ -26,6 +29,7 @@ export class EmbeddedConsumer implements LogConsumer {
   private log: DatabaseSync | undefined;
   private offsets: DatabaseSync | undefined;
   private select: StatementSync | undefined;
+  private closed = false;
 
   constructor(options: { dir: string }) {
     this.dir = options.dir;
@@ -35,7 +39,7 @@ export class EmbeddedConsumer implements LogConsumer {
     const { signal } = options;
     const recordsMax = options.recordsMax ?? 4_000;
     let next = options.from?.get(PARTITION) ?? (await this.committed(group)).get(PARTITION);
-    while (!signal.aborted) {
+    while (!signal.aborted && !this.closed) {
       const batch = this.read(next ?? 0, recordsMax);
       if (batch === undefined) {
         await sleep(POLL_MS, undefined, { signal }).catch(() => {});
@@ -47,12 +51,19 @@ export class EmbeddedConsumer implements LogConsumer {
   }
 
   async commit(group: string, partition: number, offset: number): Promise<void> {
-    this.openOffsets()
-      .prepare(
-        `INSERT INTO committed VALUES (?, ?, ?)
-         ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)`,
-      )
-      .run(group, partition, offset);
+    try {
+      this.openOffsets()
+        .prepare(
+          `INSERT INTO committed VALUES (?, ?, ?)
+           ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)`,
+        )
+        .run(group, partition, offset);
+    } catch (error) {
+      if (!isDiskFull(error)) throw asLogError(error);
+      throw new SpillwayError('LOG_FULL', 'the disk is full; the offset is not kept', {
+        cause: error,
+      });
+    }
   }
 
   async committed(group: string): Promise<Map<number, number>> {
@@ -79,11 +90,11 @@ export class EmbeddedConsumer implements LogConsumer {
   }): Promise<ReceivedCount[]> {
     const log = this.openLog();
     if (log === undefined) return [];
+    const { tenant, from = 0, to = Number.MAX_SAFE_INTEGER } = filter;
     const sums = new Map<string, ReceivedCount>();
     const add = (count: ReceivedCount) => {
-      if (filter.tenant !== undefined && count.tenant !== filter.tenant) return;
-      if (count.hour < (filter.from ?? 0) || count.hour >= (filter.to ?? Number.MAX_SAFE_INTEGER))
-        return;
+      if (tenant !== undefined && count.tenant !== tenant) return;
+      if (count.hour < from || count.hour >= to) return;
       const key = `${count.tenant}/${count.device}/${count.hour}/${count.outcome}/${count.code}`;
       const known = sums.get(key);
       if (known === undefined) sums.set(key, count);
@@ -95,7 +106,11 @@ export class EmbeddedConsumer implements LogConsumer {
       const folded = Number(
         log.prepare("SELECT value FROM meta WHERE key = 'folded'").get()?.value ?? 0,
       );
-      for (const row of log.prepare('SELECT * FROM received').iterate()) {
+      const select = log.prepare(
+        `SELECT * FROM received WHERE hour >= ? AND hour < ? ${tenant === undefined ? '' : 'AND tenant = ?'}`,
+      );
+      const bounds = tenant === undefined ? [from, to] : [from, to, tenant];
+      for (const row of select.iterate(...bounds)) {
         add({
           tenant: String(row.tenant),
           device: String(row.device),
@@ -112,6 +127,8 @@ export class EmbeddedConsumer implements LogConsumer {
           add(parseTallyKey(String(tally[i]), Number(tally[i + 1])));
         }
       }
+    } catch (error) {
+      throw asLogError(error);
     } finally {
       log.exec('COMMIT');
     }
@@ -119,6 +136,7 @@ export class EmbeddedConsumer implements LogConsumer {
   }
 
   async close(): Promise<void> {
+    this.closed = true;
     this.log?.close();
     this.offsets?.close();
     this.log = undefined;
@@ -127,6 +145,14 @@ export class EmbeddedConsumer implements LogConsumer {
   }
 
   private read(from: number, recordsMax: number): LogBatch | undefined {
+    try {
+      return this.readBatches(from, recordsMax);
+    } catch (error) {
+      throw asLogError(error);
+    }
+  }
+
+  private readBatches(from: number, recordsMax: number): LogBatch | undefined {
     const log = this.openLog();
     if (log === undefined) return undefined;
     this.select ??= log.prepare(

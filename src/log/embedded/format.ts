@@ -13,14 +13,15 @@ import { SpillwayError } from '../../core/errors.ts';
  * A release reads every version up to its own and refuses later ones.
  */
 export const LOG_VERSION = 1;
+const OFFSETS_VERSION = 1;
 export const PARTITION = 0;
 
 export const CODECS = { none: 0, zstd: 1 } as const;
 export type CodecName = keyof typeof CODECS;
 
 const ZSTD = { params: { [zlib.ZSTD_c_compressionLevel]: 1 } };
-/** A batch is bounded by `commitBytesMax` plus one message, far below this. */
-const UNPACKED_BYTES_MAX = 64 * 2 ** 20;
+/** A batch is 16 Mi UTF-16 units (up to 48 MiB) and one message at most, far below this. */
+const UNPACKED_BYTES_MAX = 256 * 2 ** 20;
 
 export function encodeBatch(text: string, codec: CodecName): { payload: Buffer; crc: number } {
   const raw = Buffer.from(text, 'utf8');
@@ -65,10 +66,12 @@ export function openLogForWriting(dir: string): DatabaseSync {
   mkdirSync(dir, { recursive: true });
   const db = new DatabaseSync(logPath(dir));
   try {
+    db.exec('PRAGMA busy_timeout = 5000');
+    // Before anything is made: a later release's tables stay as they are.
+    if (hasTable(db, 'meta')) checkVersion(db);
     db.exec(`
       PRAGMA journal_mode = WAL;
       PRAGMA synchronous = FULL;
-      PRAGMA busy_timeout = 5000;
       PRAGMA cache_size = -1024;
       PRAGMA journal_size_limit = 16777216;
       CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -92,7 +95,6 @@ export function openLogForWriting(dir: string): DatabaseSync {
       ) WITHOUT ROWID;
       INSERT OR IGNORE INTO meta VALUES ('version', ${LOG_VERSION}), ('end', 0), ('folded', 0);
     `);
-    checkVersion(db);
     return db;
   } catch (error) {
     db.close();
@@ -105,8 +107,7 @@ export function openLogForReading(dir: string): DatabaseSync | undefined {
   const db = new DatabaseSync(logPath(dir), { readOnly: true });
   try {
     db.exec('PRAGMA busy_timeout = 5000; PRAGMA cache_size = -1024;');
-    const made = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'received'").get();
-    if (made === undefined || !checkVersion(db)) {
+    if (!hasTable(db, 'received') || !checkVersion(db)) {
       db.close();
       return undefined;
     }
@@ -121,19 +122,36 @@ export function openLogForReading(dir: string): DatabaseSync | undefined {
 export function openOffsets(dir: string): DatabaseSync {
   mkdirSync(dir, { recursive: true });
   const db = new DatabaseSync(join(dir, 'offsets.db'));
-  db.exec(`
-    PRAGMA journal_mode = WAL;
-    PRAGMA synchronous = FULL;
-    PRAGMA busy_timeout = 5000;
-    PRAGMA cache_size = -64;
-    CREATE TABLE IF NOT EXISTS committed (
-      grp TEXT NOT NULL,
-      partition INTEGER NOT NULL,
-      next_offset INTEGER NOT NULL,
-      PRIMARY KEY (grp, partition)
-    ) WITHOUT ROWID;
-  `);
-  return db;
+  try {
+    db.exec('PRAGMA busy_timeout = 5000');
+    const version = Number(db.prepare('PRAGMA user_version').get()?.user_version);
+    if (version > OFFSETS_VERSION) {
+      throw new SpillwayError(
+        'LOG_VERSION',
+        `offsets.db has version ${version}, this release reads up to ${OFFSETS_VERSION}`,
+      );
+    }
+    db.exec(`
+      PRAGMA journal_mode = WAL;
+      PRAGMA synchronous = FULL;
+      PRAGMA cache_size = -64;
+      CREATE TABLE IF NOT EXISTS committed (
+        grp TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (grp, partition)
+      ) WITHOUT ROWID;
+    `);
+    if (version < OFFSETS_VERSION) db.exec(`PRAGMA user_version = ${OFFSETS_VERSION}`);
+    return db;
+  } catch (error) {
+    db.close();
+    throw asLogError(error);
+  }
+}
+
+function hasTable(db: DatabaseSync, name: string): boolean {
+  return db.prepare('SELECT 1 FROM sqlite_schema WHERE name = ?').get(name) !== undefined;
 }
 
 function checkVersion(db: DatabaseSync): boolean {
@@ -149,9 +167,16 @@ function checkVersion(db: DatabaseSync): boolean {
   return true;
 }
 
-function asLogError(error: unknown): unknown {
-  const code = (error as { errcode?: number }).errcode;
-  // SQLITE_CORRUPT and SQLITE_NOTADB
+/** SQLITE_FULL, or SQLITE_IOERR_SHMSIZE: the index of a WAL could not grow. */
+export function isDiskFull(error: unknown): boolean {
+  const { errcode } = error as { errcode?: number };
+  return errcode === 13 || errcode === 4_874;
+}
+
+/** SQLite's findings of damage as LOG_CORRUPT; any other error as it is. */
+export function asLogError(error: unknown): unknown {
+  // SQLITE_CORRUPT and SQLITE_NOTADB, without their extended parts.
+  const code = Number((error as { errcode?: number }).errcode) & 0xff;
   if (code === 11 || code === 26) {
     return new SpillwayError('LOG_CORRUPT', 'the file of the log is damaged', { cause: error });
   }

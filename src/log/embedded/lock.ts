@@ -14,6 +14,8 @@ export function lockDirectory(dir: string): { release(): void } {
     db.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE;');
   } catch (cause) {
     db.close();
+    // Anything but SQLITE_BUSY is the disk's or the file's fault, and no other process.
+    if ((Number((cause as { errcode?: number }).errcode) & 0xff) !== 5) throw cause;
     throw new SpillwayError('DATA_DIR_LOCKED', `another process writes ${dir}`, { cause });
   }
   return { release: () => db.close() };

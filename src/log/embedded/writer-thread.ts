@@ -2,7 +2,15 @@ import type { DatabaseSync } from 'node:sqlite';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { SpillwayError } from '../../core/errors.ts';
 import { parseTallyKey } from '../record.ts';
-import { CODECS, type CodecName, encodeBatch, openLogForWriting, openOffsets } from './format.ts';
+import {
+  asLogError,
+  CODECS,
+  type CodecName,
+  encodeBatch,
+  isDiskFull,
+  openLogForWriting,
+  openOffsets,
+} from './format.ts';
 import { lockDirectory } from './lock.ts';
 
 /**
@@ -19,6 +27,8 @@ const HOUSEKEEPING_MS = 1_000;
 const TRIM_STEP = 64;
 /** Batches whose tallies are folded in one transaction. */
 const FOLD_STEP = 512;
+/** A full log takes no more until this part of the budget is free, so that it does not flicker. */
+const FREE_SHARE = 0.05;
 
 export interface WriterOptions {
   dir: string;
@@ -43,8 +53,7 @@ export type FromWriter =
   | { kind: 'committed'; endOffset: number; firstOffset: number; diskBytes: number; ms: number }
   | { kind: 'full'; diskBytes: number; reason: 'budget' | 'disk' }
   | { kind: 'trimmed'; firstOffset: number; diskBytes: number }
-  | { kind: 'failed'; code: string; message: string }
-  | { kind: 'closed' };
+  | { kind: 'failed'; code: string; message: string };
 
 class Writer {
   private readonly db: DatabaseSync;
@@ -53,6 +62,7 @@ class Writer {
   private readonly options: WriterOptions;
   private readonly port: MessagePort;
   private readonly insert;
+  private readonly remove;
   private readonly setMeta;
   private readonly pageSize: number;
   private readonly pageCount;
@@ -62,6 +72,8 @@ class Writer {
   private diskBytes = 0;
   private waiting: CommitMessage | undefined;
   private retry: NodeJS.Timeout | undefined;
+  private trimming = false;
+  private stopped = false;
   private readonly housekeeping: NodeJS.Timeout;
 
   constructor(options: WriterOptions, port: MessagePort) {
@@ -70,6 +82,7 @@ class Writer {
     this.lock = lockDirectory(options.dir);
     this.db = openLogForWriting(options.dir);
     this.offsets = openOffsets(options.dir);
+    this.remove = this.db.prepare('DELETE FROM batch WHERE first_offset <= ?');
     this.insert = this.db.prepare('INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)');
     this.setMeta = this.db.prepare('UPDATE meta SET value = ? WHERE key = ?');
     this.pageCount = this.db.prepare('PRAGMA page_count');
@@ -77,6 +90,7 @@ class Writer {
     this.pageSize = Number(this.db.prepare('PRAGMA page_size').get()?.page_size);
     this.endOffset = this.meta('end');
     this.firstOffset = this.readFirstOffset();
+    this.checkOffsets();
     this.measure();
     this.housekeeping = setInterval(() => this.guard(() => this.keepHouse()), HOUSEKEEPING_MS);
     this.post({
@@ -89,16 +103,16 @@ class Writer {
 
   commit(message: CommitMessage): void {
     const started = performance.now();
-    if (this.diskBytes >= this.options.diskBytesMax) {
+    if (!this.hasRoom()) {
+      this.fold();
       this.trim(0, 0);
-      if (this.diskBytes >= this.options.diskBytesMax) {
+      if (!this.hasRoom()) {
         this.wait(message, 'budget');
         return;
       }
     }
     const { payload, crc } = encodeBatch(message.text, this.options.compression);
-    try {
-      this.db.exec('BEGIN IMMEDIATE');
+    const kept = this.transact(() => {
       this.insert.run(
         this.endOffset,
         message.records,
@@ -109,11 +123,8 @@ class Writer {
         payload,
       );
       this.setMeta.run(this.endOffset + message.records, 'end');
-      this.db.exec('COMMIT');
-    } catch (error) {
-      // SQLITE_FULL: SQLite has rolled back by itself or does so here, and nothing was synced.
-      if ((error as { errcode?: number }).errcode !== 13) throw error;
-      if (this.db.isTransaction) this.db.exec('ROLLBACK');
+    });
+    if (!kept) {
       this.wait(message, 'disk');
       return;
     }
@@ -131,28 +142,39 @@ class Writer {
 
   /** Runs a step; an error that is not handled inside means that the disk can't be trusted. */
   guard(step: () => void): void {
+    if (this.stopped) return;
     try {
       step();
-    } catch (error) {
+    } catch (cause) {
       this.stop();
+      const error = asLogError(cause);
+      const code = error instanceof SpillwayError ? error.code : 'LOG_WRITE_FAILED';
       const message = error instanceof Error ? error.message : String(error);
-      this.post({ kind: 'failed', code: 'LOG_WRITE_FAILED', message });
+      this.post({ kind: 'failed', code, message });
     }
   }
 
   close(): void {
     this.guard(() => this.fold());
     this.stop();
-    this.db.close();
-    this.offsets.close();
-    this.lock.release();
-    this.post({ kind: 'closed' });
-    this.port.close();
+    try {
+      this.db.close();
+      this.offsets.close();
+      this.lock.release();
+    } finally {
+      this.port.close();
+    }
   }
 
   private stop(): void {
+    this.stopped = true;
     clearInterval(this.housekeeping);
     clearTimeout(this.retry);
+  }
+
+  private hasRoom(): boolean {
+    const { diskBytesMax } = this.options;
+    return this.diskBytes < diskBytesMax * (this.waiting === undefined ? 1 : 1 - FREE_SHARE);
   }
 
   private wait(message: CommitMessage, reason: 'budget' | 'disk'): void {
@@ -161,9 +183,28 @@ class Writer {
     this.retry = setTimeout(() => this.guard(() => this.commit(message)), RETRY_MS);
   }
 
+  /** A group that is ahead of the log would skip what is appended next, and let it be trimmed unread. */
+  private checkOffsets(): void {
+    const row = this.offsets
+      .prepare('SELECT grp, next_offset FROM committed WHERE next_offset > ? LIMIT 1')
+      .get(this.endOffset);
+    if (row === undefined) return;
+    throw new SpillwayError(
+      'LOG_CORRUPT',
+      `log.db ends at offset ${this.endOffset}, but offsets.db says that ${row.grp} has read up to ${row.next_offset}: ` +
+        'they are not of one log. Restore both, or remove offsets.db to read log.db from its beginning.',
+    );
+  }
+
   private keepHouse(): void {
     this.fold();
-    this.trim(this.options.retainForMs, this.options.retainBytes);
+    if (!this.trimming) this.trimOn();
+  }
+
+  /** Trims a step at a time, so that commits come between. */
+  private trimOn(): void {
+    this.trimming = this.trim(this.options.retainForMs, this.options.retainBytes);
+    if (this.trimming) setImmediate(() => this.guard(() => this.trimOn()));
   }
 
   /** Moves the tallies of new batches into `received`, so that trimming forgets no count. */
@@ -189,59 +230,62 @@ class Writer {
         `INSERT INTO received VALUES (?, ?, ?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET count = count + excluded.count`,
       );
-      this.transact(() => {
+      const kept = this.transact(() => {
         for (const [key, count] of sums) {
           const { tenant, device, hour, outcome, code } = parseTallyKey(key, count);
           add.run(tenant, device, hour, outcome, code, count);
         }
         this.setMeta.run(Number(last.first_offset) + Number(last.records), 'folded');
       });
-      if (rows.length < FOLD_STEP) return;
+      if (!kept || rows.length < FOLD_STEP) return;
     }
   }
 
   /**
    * Drops batches that every group has consumed and whose tallies are folded, oldest first, while they
-   * are older than `retainForMs` or the log is larger than `retainBytes`. Does nothing without a group.
+   * are older than `retainForMs` or the log is larger than `retainBytes`; does nothing without a group.
+   * True when there may be more to drop.
    */
-  private trim(retainForMs: number, retainBytes: number): void {
+  private trim(retainForMs: number, retainBytes: number): boolean {
     const consumed = this.offsets
       .prepare('SELECT min(next_offset) AS least FROM committed')
       .get()?.least;
-    if (typeof consumed !== 'number') return;
+    if (typeof consumed !== 'number') return false;
     const limit = Math.min(consumed, this.meta('folded'));
     const before = Date.now() - retainForMs;
     const rows = this.db
       .prepare(
-        'SELECT first_offset, at FROM batch WHERE first_offset + records <= ? ORDER BY first_offset LIMIT ?',
+        `SELECT first_offset, at, length(payload) AS bytes FROM batch
+         WHERE first_offset + records <= ? ORDER BY first_offset LIMIT ?`,
       )
       .all(limit, TRIM_STEP);
     let size = this.diskBytes;
-    let end: number | undefined;
-    const sizeOf = this.db.prepare(
-      'SELECT length(payload) AS bytes FROM batch WHERE first_offset = ?',
-    );
+    let dropped = 0;
+    let end = 0;
     for (const row of rows) {
       if (Number(row.at) >= before && size <= retainBytes) break;
       end = Number(row.first_offset);
-      size -= Number(sizeOf.get(end)?.bytes ?? 0);
+      size -= Number(row.bytes);
+      dropped++;
     }
-    if (end === undefined) return;
-    this.db.prepare('DELETE FROM batch WHERE first_offset <= ?').run(end);
+    if (dropped === 0 || !this.transact(() => this.remove.run(end))) return false;
     this.firstOffset = this.readFirstOffset();
     this.measure();
     this.post({ kind: 'trimmed', firstOffset: this.firstOffset, diskBytes: this.diskBytes });
+    return dropped === TRIM_STEP;
   }
 
-  private transact(work: () => void): void {
-    this.db.exec('BEGIN IMMEDIATE');
+  /** False when the disk is full: SQLite has rolled back by itself or does so here, and nothing was synced. */
+  private transact(work: () => void): boolean {
     try {
+      this.db.exec('BEGIN IMMEDIATE');
       work();
       this.db.exec('COMMIT');
+      return true;
     } catch (error) {
+      if (!isDiskFull(error)) throw error;
       if (this.db.isTransaction) this.db.exec('ROLLBACK');
-      // A full disk only delays housekeeping.
-      if ((error as { errcode?: number }).errcode !== 13) throw error;
+      return false;
     }
   }
 
@@ -273,7 +317,8 @@ if (parentPort !== null) {
       if (message.kind === 'close') writer.close();
       else writer.guard(() => writer.commit(message));
     });
-  } catch (error) {
+  } catch (cause) {
+    const error = asLogError(cause);
     const code = error instanceof SpillwayError ? error.code : 'LOG_WRITE_FAILED';
     port.postMessage({
       kind: 'failed',

@@ -3,6 +3,7 @@ import type { LedgerQuery, Progress } from '../contract.ts';
 import { deviceIds } from './device-ids.ts';
 import { LEDGER_FILE } from './files.ts';
 import type { OpenFiles } from './open-files.ts';
+import { SOURCE_TABLE } from './schema.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 
 const POSITION = 'SELECT next_offset FROM position WHERE consumer = ? AND partition = ?';
@@ -12,6 +13,8 @@ const ADD = `INSERT INTO ledger(device, hour, outcome, code, count) VALUES (?, ?
   ON CONFLICT DO UPDATE SET count = count + excluded.count`;
 const ADD_TOTAL = `INSERT INTO total(device, outcome, count) VALUES (?, ?, ?)
   ON CONFLICT DO UPDATE SET count = count + excluded.count`;
+const NUMBER = `INSERT INTO source(consumer, partition, source, number) VALUES (?, ?, ?, ?)
+  ON CONFLICT DO UPDATE SET number = excluded.number`;
 
 /** Adds ledger lines and moves the position in one transaction; nothing when already there. */
 export function commitProgress(files: OpenFiles, progress: Progress): void {
@@ -21,7 +24,19 @@ export function commitProgress(files: OpenFiles, progress: Progress): void {
     if (stored !== undefined && stored >= nextOffset) return;
     for (const line of progress.ledger) addLine(db, line);
     db.run(MOVE, group, partition, nextOffset);
+    if (progress.sources !== undefined) setSources(db, group, partition, progress.sources);
   });
+}
+
+/** Sources that are not named keep their number. */
+function setSources(
+  db: SqliteFile,
+  group: string,
+  partition: number,
+  sources: ReadonlyMap<string, number>,
+): void {
+  db.run(SOURCE_TABLE);
+  for (const [source, number] of sources) db.run(NUMBER, group, partition, source, number);
 }
 
 function addLine(db: SqliteFile, line: LedgerCount): void {
@@ -82,4 +97,21 @@ export function queryPosition(files: OpenFiles, group: string): Map<number, numb
     db.all<{ partition: number; next_offset: number }>(sql, group),
   );
   return new Map((rows ?? []).map((row) => [row.partition, row.next_offset]));
+}
+
+/** The last number processed by partition and source. */
+export function querySources(files: OpenFiles, group: string): Map<number, Map<string, number>> {
+  const rows = files.read(LEDGER_FILE, (db) => {
+    const table = db.get("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = 'source'");
+    if (table === undefined) return [];
+    const sql = `SELECT partition, source, number FROM source WHERE consumer = ?
+      ORDER BY partition, source`;
+    return db.all<{ partition: number; source: string; number: number }>(sql, group);
+  });
+  const partitions = new Map<number, Map<string, number>>();
+  for (const { partition, source, number } of rows ?? []) {
+    const sources = partitions.get(partition) ?? new Map<string, number>();
+    partitions.set(partition, sources.set(source, number));
+  }
+  return partitions;
 }

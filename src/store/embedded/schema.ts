@@ -12,6 +12,11 @@ const META = 'CREATE TABLE meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT RO
 const DEVICE = `CREATE TABLE device(
   id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, device TEXT NOT NULL, UNIQUE(tenant, device));`;
 
+/** Came later than version 1: files of the first release get it when it is first needed. */
+export const SOURCE_TABLE = `CREATE TABLE IF NOT EXISTS source(
+  consumer TEXT, partition INTEGER, source TEXT, number INTEGER NOT NULL,
+  PRIMARY KEY(consumer, partition, source)) WITHOUT ROWID;`;
+
 /** `value`-like columns have no type: a typed REAL column would store -0.0 as 0 (measured). */
 export const SCHEMA: Record<FileKind, string> = {
   raw: `${META} ${DEVICE}
@@ -52,7 +57,8 @@ export const SCHEMA: Record<FileKind, string> = {
       PRIMARY KEY(device, outcome)) WITHOUT ROWID;
     CREATE TABLE position(
       consumer TEXT, partition INTEGER, next_offset INTEGER NOT NULL,
-      PRIMARY KEY(consumer, partition)) WITHOUT ROWID;`,
+      PRIMARY KEY(consumer, partition)) WITHOUT ROWID;
+    ${SOURCE_TABLE}`,
 };
 
 /** Page cache of one open file, KiB, for the writer; readers take a quarter. */

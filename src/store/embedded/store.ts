@@ -16,7 +16,13 @@ import type {
 import { countDeadLetters, queryDeadLetters, writeDeadLetters } from './dead-letters.ts';
 import { LEDGER_FILE, listFiles, type StoreFile } from './files.ts';
 import { addLatest, latestReadings } from './latest.ts';
-import { commitProgress, queryLedger, queryLedgerTotals, queryPosition } from './ledger.ts';
+import {
+  commitProgress,
+  queryLedger,
+  queryLedgerTotals,
+  queryPosition,
+  querySources,
+} from './ledger.ts';
 import { OpenFiles } from './open-files.ts';
 import { countReadings, queryReadings } from './raw-reader.ts';
 import { writeReadings } from './raw-writer.ts';
@@ -174,6 +180,11 @@ class EmbeddedStore implements Store {
   async position(group: string): Promise<Map<number, number>> {
     this.assertOpen();
     return queryPosition(this.files, group);
+  }
+
+  async sources(group: string): Promise<Map<number, Map<string, number>>> {
+    this.assertOpen();
+    return querySources(this.files, group);
   }
 
   /** Waits for a running retention; further calls fail. Harmless when repeated. */

@@ -1,0 +1,231 @@
+import { Readable } from 'node:stream';
+import { subscribeChannel } from './topics.ts';
+
+/** What is remembered of one MQTT session; of a clean one only while it is connected [MQTT-3.1.2-6]. */
+export interface SessionState {
+  subscriptions: Map<string, StoredSubscription>;
+  /** Receipts and commands that the device has not acknowledged, oldest first. */
+  outgoing: OutgoingPacket[];
+  outgoingBytes: number;
+  /** Ids of QoS 2 publishes that were taken and whose PUBREL has not come. */
+  incoming: Set<number>;
+  /** Ids of QoS 2 publishes that are on their way into the log, with who else waits for the same. */
+  arriving: Map<number, ((error: Error | null) => void)[]>;
+}
+
+interface StoredSubscription {
+  topic: string;
+  qos: 0 | 1 | 2;
+}
+
+interface OutgoingPacket {
+  cmd: string;
+  brokerId?: string;
+  brokerCounter?: number;
+  messageId?: number;
+  payload?: string | Uint8Array;
+}
+
+/** The parts of a client of Aedes that identify its session; `clean` and the rest are absent in some calls. */
+interface ClientLike {
+  id: string;
+  clean?: boolean;
+}
+
+/** Sessions to be remembered for one device; the one that was not used for longest goes first. */
+const SESSIONS_PER_DEVICE_MAX = 8;
+const OUTGOING_MAX = 64;
+const OUTGOING_BYTES_MAX = 2 ** 20;
+const INCOMING_MAX = 1_000;
+
+/**
+ * The memory of sessions behind Aedes, in the shape of its persistence. Aedes' own has no bounds: it keeps
+ * every client id that ever acknowledged a message, every filter that a persistent session ever sent, and
+ * what a device never acknowledges. Here are kept: four filters, {@link OUTGOING_MAX} messages and
+ * {@link INCOMING_MAX} ids for each of {@link SESSIONS_PER_DEVICE_MAX} sessions of a device. Nothing is
+ * published to others, so there are no retained messages; wills live with their connection.
+ *
+ * Client ids begin with `<tenant>/<device>/`.
+ */
+export class SessionMemory {
+  private readonly devicesMax: number;
+  /** By device, then by client id; both in the order of their last use. */
+  private readonly devices = new Map<string, Map<string, SessionState>>();
+  /**
+   * The state that a connection began with: what it still stores after a clean successor has thrown the
+   * session away goes nowhere.
+   */
+  private readonly bound = new WeakMap<ClientLike, SessionState>();
+
+  constructor(options: { devicesMax: number }) {
+    this.devicesMax = options.devicesMax;
+  }
+
+  /** The state of a connected client. */
+  of(client: ClientLike): SessionState {
+    const known = this.bound.get(client);
+    if (known !== undefined) return known;
+    const state = client.clean === false ? this.remembered(client.id) : emptyState();
+    this.bound.set(client, state);
+    return state;
+  }
+
+  // Aedes asks for this very kind of function.
+  async setup(): Promise<void> {}
+
+  async addSubscriptions(client: ClientLike, filters: StoredSubscription[]): Promise<void> {
+    const [tenant = '', device = ''] = client.id.split('/');
+    const { subscriptions } = this.of(client);
+    for (const { topic, qos } of filters) {
+      // Aedes hands over all filters of a packet, the refused ones too.
+      if (subscribeChannel(topic, tenant, device) !== undefined) {
+        subscriptions.set(topic, { topic, qos });
+      }
+    }
+  }
+
+  async removeSubscriptions(client: ClientLike, filters: string[]): Promise<void> {
+    const { subscriptions } = this.of(client);
+    for (const filter of filters) subscriptions.delete(filter);
+  }
+
+  async subscriptionsByClient(client: ClientLike): Promise<StoredSubscription[]> {
+    return [...(this.find(client.id)?.subscriptions.values() ?? [])];
+  }
+
+  /** A clean session begins: what was remembered under its id is forgotten. */
+  async cleanSubscriptions(client: ClientLike): Promise<void> {
+    const device = deviceOf(client.id);
+    const sessions = this.devices.get(device);
+    sessions?.delete(client.id);
+    if (sessions?.size === 0) this.devices.delete(device);
+  }
+
+  async outgoingEnqueue(client: { clientId: string }, packet: OutgoingPacket): Promise<void> {
+    const state = this.remembered(client.clientId);
+    state.outgoing.push(packet);
+    state.outgoingBytes += sizeOf(packet);
+    while (
+      state.outgoing.length > 1 &&
+      (state.outgoing.length > OUTGOING_MAX || state.outgoingBytes > OUTGOING_BYTES_MAX)
+    ) {
+      remove(state, 0);
+    }
+  }
+
+  /** Notes the id under which a message was sent, or that a PUBREL takes its place. */
+  async outgoingUpdate(client: ClientLike, packet: OutgoingPacket): Promise<void> {
+    const { outgoing } = this.of(client);
+    for (const [index, known] of outgoing.entries()) {
+      if (known.brokerId === packet.brokerId && known.brokerId !== undefined) {
+        if (known.brokerCounter !== packet.brokerCounter) continue;
+        if (packet.messageId !== undefined) known.messageId = packet.messageId;
+        return;
+      }
+      if (known.messageId === packet.messageId) {
+        outgoing[index] = packet;
+        return;
+      }
+    }
+    // It was dropped for being the oldest; it is sent all the same.
+  }
+
+  async outgoingClearMessageId(
+    client: ClientLike,
+    packet: OutgoingPacket,
+  ): Promise<OutgoingPacket | undefined> {
+    const state = this.of(client);
+    const index = state.outgoing.findIndex(({ messageId }) => messageId === packet.messageId);
+    return index < 0 ? undefined : remove(state, index);
+  }
+
+  outgoingStream(client: ClientLike): Readable {
+    // [MQTT-3.3.1-1] what was sent before is marked as sent again
+    const packets = this.of(client).outgoing.map((packet) =>
+      packet.messageId === undefined ? packet : { ...packet, dup: true },
+    );
+    return Readable.from(packets);
+  }
+
+  async incomingStorePacket(client: ClientLike, packet: { messageId: number }): Promise<void> {
+    const { incoming } = this.of(client);
+    if (incoming.size >= INCOMING_MAX) throw new Error('too many QoS 2 publishes await PUBREL');
+    incoming.add(packet.messageId);
+  }
+
+  async incomingGetPacket(
+    client: ClientLike,
+    packet: { messageId: number },
+  ): Promise<{ messageId: number }> {
+    if (!this.of(client).incoming.has(packet.messageId)) throw new Error('no such packet');
+    return packet;
+  }
+
+  async incomingDelPacket(client: ClientLike, packet: { messageId: number }): Promise<void> {
+    if (!this.of(client).incoming.delete(packet.messageId)) throw new Error('no such packet');
+  }
+
+  async cleanIncoming(client: ClientLike): Promise<void> {
+    if (client.clean !== false) this.bound.get(client)?.incoming.clear();
+  }
+
+  async putWill(): Promise<void> {}
+  async delWill(): Promise<void> {}
+
+  streamWill(): Readable {
+    return Readable.from([]);
+  }
+
+  createRetainedStreamCombi(): Readable {
+    return Readable.from([]);
+  }
+
+  private find(id: string): SessionState | undefined {
+    return this.devices.get(deviceOf(id))?.get(id);
+  }
+
+  /** The state of a session that outlives its connection; it moves to the end of those that go first. */
+  private remembered(id: string): SessionState {
+    const device = deviceOf(id);
+    const sessions = this.devices.get(device) ?? new Map<string, SessionState>();
+    const state = sessions.get(id) ?? emptyState();
+    sessions.delete(id);
+    sessions.set(id, state);
+    dropOldest(sessions, SESSIONS_PER_DEVICE_MAX);
+    this.devices.delete(device);
+    this.devices.set(device, sessions);
+    dropOldest(this.devices, this.devicesMax);
+    return state;
+  }
+}
+
+function emptyState(): SessionState {
+  return {
+    subscriptions: new Map(),
+    outgoing: [],
+    outgoingBytes: 0,
+    incoming: new Set(),
+    arriving: new Map(),
+  };
+}
+
+function deviceOf(clientId: string): string {
+  return clientId.split('/', 2).join('/');
+}
+
+function sizeOf(packet: OutgoingPacket): number {
+  return packet.payload?.length ?? 0;
+}
+
+function remove(state: SessionState, index: number): OutgoingPacket | undefined {
+  const [packet] = state.outgoing.splice(index, 1);
+  if (packet !== undefined) state.outgoingBytes -= sizeOf(packet);
+  return packet;
+}
+
+function dropOldest(map: Map<string, unknown>, max: number): void {
+  for (const key of map.keys()) {
+    if (map.size <= max) return;
+    map.delete(key);
+  }
+}
