@@ -133,7 +133,7 @@ export async function benchIdle(options: { connections: number }): Promise<IdleF
     holder.stdout?.once('data', () => resolve());
     holder.once('exit', () => reject(new Error('the connections were not accepted')));
   });
-  await sleep(5_000);
+  await sleep(10_000);
   const held = rssBytes(program.child);
   await stop(holder);
   await program.close();

@@ -23,12 +23,12 @@ import type { Gateway } from './gateway/server.ts';
 import type { FromHttp, HttpThreadData, ToHttp } from './http-thread.ts';
 import type { LogAppender } from './log/contract.ts';
 import { logLine } from './logging.ts';
+import { releaseAfterStorms, releaseMemory } from './memory.ts';
 import { gatewayCounters, type RollupStatus } from './ops/counters.ts';
 import { LiveView } from './ops/live-view.ts';
 import { publishMetrics } from './ops/metrics-hub.ts';
 import { mainMetrics, rollupThreadMetrics } from './ops/thread-metrics.ts';
 import type { FromRollup, ToRollup } from './rollup-thread.ts';
-import { releaseStartMemory } from './start-memory.ts';
 import { PasswordVerifier } from './tenants/passwords.ts';
 import type { LogLine } from './thread-logger.ts';
 
@@ -116,7 +116,8 @@ export async function startSpillway(
     ),
   ];
 
-  setTimeout(releaseStartMemory, 2_000).unref();
+  setTimeout(releaseMemory, 2_000).unref();
+  const releasing = releaseAfterStorms(() => counters.connectionsTotal);
   const stop = async () => {
     view.setReady(false, 'stopping');
     publishStatus();
@@ -129,11 +130,10 @@ export async function startSpillway(
     await within(appender.flush(), deadline);
     const drained = await within(rollup.drain(), deadline);
     if (!drained)
-      logger.warn(
-        'the rollup worker did not finish in time; it goes on from the log at the next start',
-      );
+      logger.warn('the rollup worker did not finish; it goes on from the log at the next start');
     await appender.close();
     clearInterval(statusTimer);
+    releasing.stop();
     for (const metricsOf of publishing) metricsOf.stop();
     await http.stop();
     registry.close();
@@ -150,17 +150,22 @@ async function startRollup(
   let worker: Worker;
   let ended: Promise<void>;
   let stopping = false;
+  let failed = false;
   const start = () =>
     new Promise<void>((resolve, reject) => {
+      failed = false;
       worker = new Worker(new URL('./rollup-thread.ts', import.meta.url), {
         workerData: { config },
         name: 'rollup',
       });
       ended = new Promise((done) => worker.once('exit', () => done()));
       const onFailed = (message: string, code: string | undefined) => {
+        failed = true;
         reject(new SpillwayError((code ?? 'STORE_BUSY') as ErrorCode, message));
         logger.error({ code, reason: message }, 'the rollup worker stopped; it is started again');
-        if (!stopping) setTimeout(() => void start().catch(() => {}), RESTART_MS).unref();
+        setTimeout(() => {
+          if (!stopping) void start().catch(() => {});
+        }, RESTART_MS).unref();
       };
       worker.on('error', (error) => onFailed(error.message, undefined));
       worker.on('message', (message: FromRollup) => {
@@ -172,6 +177,7 @@ async function startRollup(
     });
   await start();
   return {
+    /** Rejects when the worker is down or fails on the way: the log is not processed to its end then. */
     async drain(): Promise<void> {
       stopping = true;
       const consumer = openConsumer(config);
@@ -180,6 +186,7 @@ async function startRollup(
       const until = new Map([...bounds].map(([partition, { end }]) => [partition, end]));
       worker.postMessage({ kind: 'drain', until } satisfies ToRollup);
       await ended;
+      if (failed) throw new SpillwayError('STORE_BUSY', 'the rollup worker is down');
     },
   };
 }

@@ -4,10 +4,10 @@ import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { openConsumer, openRegistry, openStore } from './engines.ts';
 import { createHttpServer } from './http/server.ts';
+import { releaseMemory } from './memory.ts';
 import type { LiveStatus } from './ops/counters.ts';
 import { httpMetrics, MetricsHub, type MetricsMessage } from './ops/metrics-hub.ts';
 import { eventLoopMetrics } from './ops/thread-metrics.ts';
-import { releaseStartMemory } from './start-memory.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of HTTP: it reads the store beside its writer, so that no flood of messages reaches it. */
@@ -108,7 +108,7 @@ if (parentPort !== null) {
         });
       }
     });
-    setTimeout(releaseStartMemory, 2_000).unref();
+    setTimeout(releaseMemory, 2_000).unref();
     post({ kind: 'listening', port: (await server.listen()).port });
   } catch (error) {
     const { code, message } = error as { code?: string; message: string };

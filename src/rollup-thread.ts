@@ -4,9 +4,9 @@ import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { openConsumer, openStore, ROLLUP_GROUP } from './engines.ts';
 import type { LogBatch, LogConsumer } from './log/contract.ts';
+import { releaseMemory } from './memory.ts';
 import type { RollupStatus } from './ops/counters.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
-import { releaseStartMemory } from './start-memory.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
@@ -98,7 +98,7 @@ if (parentPort !== null) {
   port.on('message', (message: ToRollup) => drain.to(message.until));
   try {
     const store = openStore(config, { readOnly: false });
-    setTimeout(releaseStartMemory, 2_000).unref();
+    setTimeout(releaseMemory, 2_000).unref();
     post({ kind: 'ready' });
     const delay = monitorEventLoopDelay({ resolution: 20 });
     delay.enable();

@@ -20,6 +20,7 @@ const FLEET_DRAIN_MS = 10_000;
 /** Runs everything on loopback with a simulated fleet, until Ctrl-C. */
 export async function demo(config: Config): Promise<void> {
   const logger = createLogger({ ...config.logging, level: 'warn' });
+  const told = untilSignal();
   const { credentialsFile, token } = provision(config);
   const quiet = { ...config, logging: { ...config.logging, level: 'warn' as const } };
   const spillway = await startSpillway(quiet, logger, VERSION);
@@ -28,7 +29,7 @@ export async function demo(config: Config): Promise<void> {
   const fleet = startFleet(credentialsFile, url);
   process.stdout.write(welcome(url, http, token));
   const reason = await Promise.race([
-    untilSignal(),
+    told,
     spillway.failed.catch(reportError),
     new Promise<string>((resolve) => fleet.once('exit', () => resolve('the fleet ended'))),
   ]);

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
-import { parse } from 'csv-parse/sync';
+import { CsvError, parse } from 'csv-parse/sync';
 import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { openRegistry } from '../engines.ts';
@@ -160,11 +160,17 @@ function readDevices(file: string): NewDevice[] {
       return { tenant, device, type, secret };
     });
   } catch (cause) {
-    const reason = (cause as Error).message.split('\n')[0];
+    const reason = cause instanceof CsvError ? csvReason(cause) : (cause as Error).message;
     throw new SpillwayError(
       'IMPORT_INVALID',
       `${file}: ${reason}; expected the columns ${COLUMNS.join(',')}`,
       { cause },
     );
   }
+}
+
+/** The parser's own message quotes the field that it stumbled over, which may be a secret. */
+function csvReason(error: CsvError): string {
+  const [what = ''] = error.message.split(':');
+  return `${what} at line ${error.lines}`;
 }

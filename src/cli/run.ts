@@ -7,10 +7,12 @@ import { reportError } from './context.ts';
 /** Runs until SIGINT or SIGTERM, drains, exits 0; a second signal ends at once. */
 export async function run(config: Config): Promise<void> {
   const logger = createLogger(config.logging);
+  // From the beginning: a signal while everything starts ends it in order as soon as it runs.
+  const told = untilSignal();
   const spillway = await startSpillway(config, logger, VERSION);
   const mqtt = `mqtt://${config.gateway.mqtt.host}:${spillway.mqttPort}`;
   logger.info({ mqtt, http: `http://${config.http.host}:${spillway.httpPort}` }, 'spillway runs');
-  const signal = await Promise.race([untilSignal(), spillway.failed.catch(reportError)]);
+  const signal = await Promise.race([told, spillway.failed.catch(reportError)]);
   logger.info({ signal }, 'stopping');
   await spillway.stop();
   logger.info('stopped');

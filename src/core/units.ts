@@ -19,14 +19,20 @@ const BYTES: Record<string, number> = {
 export function parseDuration(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d|w)$/.exec(text.trim());
   const factor = match?.[2] === undefined ? undefined : DURATION_MS[match[2]];
-  return factor === undefined ? undefined : Math.round(Number(match?.[1]) * factor);
+  return factor === undefined ? undefined : whole(Number(match?.[1]) * factor);
 }
 
 /** `512B`, `64KiB`, `1.5GiB` → bytes; undefined when it is no size. */
 export function parseBytes(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)(B|KiB|MiB|GiB|TiB)$/.exec(text.trim());
   const factor = match?.[2] === undefined ? undefined : BYTES[match[2]];
-  return factor === undefined ? undefined : Math.round(Number(match?.[1]) * factor);
+  return factor === undefined ? undefined : whole(Number(match?.[1]) * factor);
+}
+
+/** Beyond 2^53 a number is no longer exact. */
+function whole(amount: number): number | undefined {
+  const rounded = Math.round(amount);
+  return Number.isSafeInteger(rounded) ? rounded : undefined;
 }
 
 /** ms → the shortest exact text: `90000` → `90s`. */

@@ -54,6 +54,8 @@ export interface GateLimits {
 }
 
 const CONNECT = 1;
+/** Reserved types, and those that a server sends: CONNACK, SUBACK, UNSUBACK, PINGRESP. */
+const NEVER_FROM_CLIENTS: ReadonlySet<number> = new Set([0, 2, 9, 11, 13, 15]);
 const PUBACK = 0x40;
 const PUBREC = 0x50;
 /** A quarter of the shortest keep-alive: with more, half a second of grace is not left of it. */
@@ -243,7 +245,8 @@ export class Gate extends Duplex implements FrameSink {
       bodyMax: (type) => {
         // [MQTT-3.1.0-1] the first packet is a CONNECT
         if (this.state === 'connecting') return type === CONNECT ? limits.connectBytesMax : -1;
-        return type === PUBLISH ? limits.packetBytesMax : CONTROL_BYTES_MAX;
+        if (type === PUBLISH) return limits.packetBytesMax;
+        return NEVER_FROM_CLIENTS.has(type) ? -1 : CONTROL_BYTES_MAX;
       },
     };
   }

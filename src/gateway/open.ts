@@ -58,6 +58,9 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     logger,
     saturated: () => appender.saturated,
     observePuback: options.observePuback ?? (() => {}),
+  }).catch((error: unknown) => {
+    ingest.close();
+    throw error;
   });
   appender.onRelief(() => gateway.relieve());
   return gateway;

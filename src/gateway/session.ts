@@ -1,6 +1,5 @@
 import { encodeReading, readingPrefix, tallyKey } from '../log/record.ts';
 import type { Identity } from '../tenants/contract.ts';
-import { deviceTopic } from './topics.ts';
 import type { Validate } from './validation.ts';
 
 const HOUR_MS = 3_600_000;
@@ -61,7 +60,6 @@ export class Session {
   readonly own: Target;
   /** Stored form of the secret at the time of the CONNECT; a change ends the session. */
   readonly secretHash: string;
-  readonly telemetryTopic: Buffer;
   readonly targets = new Map<string, Target>();
   /** Receipts from before the device subscribed, or while it doesn't read; the oldest go first. */
   private readonly heldReceipts: string[] = [];
@@ -78,9 +76,6 @@ export class Session {
     this.connection = options.connection;
     this.own = options.own;
     this.secretHash = options.secretHash;
-    this.telemetryTopic = Buffer.from(
-      deviceTopic(this.identity.tenant, this.identity.device, 'telemetry'),
-    );
   }
 
   remember(target: Target): void {

@@ -20,10 +20,10 @@ export interface AppendRequest {
 /** The writing end. */
 export interface LogAppender {
   /**
-   * Queues one message. `done` is called once, asynchronously, in the order of the calls: without an
-   * error after the group commit that holds the records is durable, with a {@link SpillwayError}
-   * (LOG_SATURATED, LOG_CLOSED, LOG_WRITE_FAILED) when it will never be. While the disk budget is used
-   * up, `done` is not called until there is space again.
+   * Queues one message. `done` is called once, asynchronously: without an error, in the order of the calls,
+   * after the group commit that holds the records is durable; with a {@link SpillwayError} (LOG_SATURATED,
+   * LOG_CLOSED, LOG_WRITE_FAILED) when it will never be, which may come before earlier ones are settled.
+   * While the disk budget is used up, `done` is not called until there is space again.
    */
   append(request: AppendRequest, done: (error: Error | null) => void): void;
   /** True while callers should stop reading their sockets; `onRelief` callbacks follow. */
@@ -73,6 +73,8 @@ export interface LogBatch {
   /** Offset behind the last record: where the next batch begins. */
   nextOffset: number;
   records: LogRecord[];
+  /** The records as they stand in the log, where {@link ConsumeOptions.lines} asked for it. */
+  lines?: readonly string[];
   /** One for each record, where the log is filled by senders that may repeat themselves. */
   sources?: readonly RecordSource[];
   /** Gateway time of the batch's commit, ms. */
@@ -85,13 +87,39 @@ export interface ConsumeOptions {
   from?: ReadonlyMap<number, number>;
   /** At most about so many records in a batch (a group commit is never split). */
   recordsMax?: number;
+  /**
+   * Asks for `lines` in place of `records`, which are empty then: for those who pass records on. A log
+   * that can't do so gives `records`.
+   */
+  lines?: boolean;
+  /**
+   * Where the members of a group share the partitions, the three callbacks say who has which. A log that
+   * has one reader for each group never calls them.
+   *
+   * All or some of the partitions may be taken away. No batch is yielded from here until the call of
+   * `onRevoked` or `onAssigned`; what the caller has to write of what it was given must be written when
+   * the promise resolves. The log waits for a bounded time.
+   */
+  onRevoking?(partitions: readonly number[]): Promise<void>;
+  /**
+   * These belong to another member now, or to nobody: what is kept of them in memory has to be forgotten,
+   * and nothing of them may be written or committed any more. A batch of them that was yielded before and
+   * is not processed yet has to be dropped.
+   */
+  onRevoked?(partitions: readonly number[]): void;
+  /**
+   * These are this member's from here on. Resolves with the offsets where they begin; a partition without
+   * one begins at `from` when it is assigned for the first time, and else at the committed offset. No batch
+   * of them is yielded before.
+   */
+  onAssigned?(partitions: readonly number[]): Promise<ReadonlyMap<number, number> | undefined>;
 }
 
 /** The reading end; any number of groups, each sees every record. */
 export interface LogConsumer {
   /** Yields batches as they come, waits when there is none, ends when `signal` aborts. Throws LOG_CORRUPT. */
   consume(group: string, options: ConsumeOptions): AsyncIterable<LogBatch>;
-  /** Makes durable that the group needs nothing before `offset`. */
+  /** Makes durable that the group needs nothing before `offset`; a smaller one than before changes nothing. */
   commit(group: string, partition: number, offset: number): Promise<void>;
   /** Committed offset by partition. */
   committed(group: string): Promise<Map<number, number>>;

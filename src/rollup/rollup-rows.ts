@@ -57,6 +57,8 @@ export class RollupRows {
         if (!day.rowsKnown) missing.push(rangeOf(device, DAY_MS, day.start, DAY_MS));
       }
     }
+    // In order of time, so that a store that keeps days in files opens each of them once.
+    missing.sort((a, b) => a.from - b.from);
     for (const group of grouped(missing)) await this.query(group);
   }
 

@@ -231,7 +231,8 @@ export class WindowLoader {
     isDone: (device: DeviceWindows) => boolean = () => false,
   ): Promise<void> {
     const groups = new Map<string, Range[]>();
-    for (const range of ranges) {
+    // In order of time, so that a store that keeps days in files opens each of them once.
+    for (const range of [...ranges].sort((a, b) => a.from - b.from)) {
       const key = `${range.source.device.tenant}/${range.from}/${range.to}`;
       const group = groups.get(key) ?? [];
       group.push(range);

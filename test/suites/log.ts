@@ -35,8 +35,13 @@ export function message(
 }
 
 /** A message of several readings of one device. */
-export function messageOf(device: string, first: number, count: number): AppendRequest {
-  const parts = Array.from({ length: count }, (_, i) => message(device, first + i));
+export function messageOf(
+  device: string,
+  first: number,
+  count: number,
+  values?: Values,
+): AppendRequest {
+  const parts = Array.from({ length: count }, (_, i) => message(device, first + i, values));
   return {
     records: parts.flatMap(({ records }) => records),
     tallyKeys: parts.flatMap(({ tallyKeys }) => tallyKeys),
@@ -134,13 +139,23 @@ export function logSuite(name: string, open: OpenLog): void {
     assert.deepEqual(order, range(0, 500));
   });
 
-  check('an append without records is called back when nothing waits', async (_t, log) => {
-    const appender = await log.appender();
-    await appended(appender, { records: [], tallyKeys: [] });
-    await appended(appender, message('d1', 0));
-    await appended(appender, { records: [], tallyKeys: [] });
-    assert.deepEqual(seqs(await take(log.consumer(), 'g', 1), 'd1'), [0]);
-  });
+  check(
+    'an append without records is called back when nothing waits, and before what follows',
+    async (_t, log) => {
+      const appender = await log.appender();
+      await appended(appender, { records: [], tallyKeys: [] });
+      await appended(appender, message('d1', 0));
+      const order: string[] = [];
+      appender.append({ records: [], tallyKeys: [] }, () => order.push('empty'));
+      appender.append(message('d1', 1), () => order.push('message'));
+      // The callbacks of a commit may be nearer than the next turn.
+      const end = performance.now() + 50;
+      while (performance.now() < end);
+      await appender.flush();
+      assert.deepEqual(order, ['empty', 'message']);
+      assert.deepEqual(seqs(await take(log.consumer(), 'g', 2), 'd1'), [0, 1]);
+    },
+  );
 
   check('a partition has no gaps, and a device stands in one, in its order', async (_t, log) => {
     const appender = await log.appender();

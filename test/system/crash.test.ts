@@ -40,7 +40,9 @@ const PHASES = [
 ] as const;
 const KILLS = 21;
 
-test('killed again and again while devices publish, it loses and repeats nothing', async (t) => {
+test('killed again and again while devices publish, it loses and repeats nothing', {
+  timeout: 120_000,
+}, async (t) => {
   const seed = Number(process.env.CRASH_SEED ?? Math.floor(Math.random() * 2 ** 31));
   t.diagnostic(`seed ${seed} (CRASH_SEED=${seed} repeats the schedule, not the machine's timing)`);
   const random = seeded(seed);

@@ -12,7 +12,7 @@ import { openConsumer, openRegistry, openStore } from '../../src/engines.ts';
 import type { LogConsumer } from '../../src/log/contract.ts';
 import type { Store } from '../../src/store/contract.ts';
 
-const CLI = fileURLToPath(new URL('../../src/spillway.js', import.meta.url));
+export const CLI = fileURLToPath(new URL('../../src/spillway.js', import.meta.url));
 export const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const START_MS = 20_000;
 const STOP_MS = 40_000;

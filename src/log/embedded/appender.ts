@@ -207,7 +207,8 @@ export class EmbeddedAppender implements LogAppender {
   /** Calls back when everything appended so far is settled. */
   private afterAll(done: Done): void {
     const last = this.groups.at(-1) ?? this.flying;
-    if (last === undefined) setImmediate(done, null);
+    // Before the answer to any later commit can come.
+    if (last === undefined) queueMicrotask(() => done(null));
     else last.dones.push(done);
   }
 

@@ -66,8 +66,21 @@ function rollupSpan(windowMs: number, text: string, start: number, end: number):
 const DAY_NAME = /^(raw|deadletters)-(\d{4}-\d\d-\d\d)\.db$/;
 const ROLLUP_NAME = /^rollup-(\d{1,15})-(\d{4}(?:-\d\d){0,2})\.db$/;
 
+/** What names stand for: every query lists the directory. */
+const PARSED = new Map<string, StoreFile | undefined>();
+const PARSED_MAX = 50_000;
+
 /** The file that a name stands for; undefined for names that are not ours or are not canonical. */
 export function parseFileName(name: string): StoreFile | undefined {
+  const known = PARSED.get(name);
+  if (known !== undefined || PARSED.has(name)) return known;
+  const file = parsed(name);
+  if (PARSED.size >= PARSED_MAX) PARSED.clear();
+  PARSED.set(name, file);
+  return file;
+}
+
+function parsed(name: string): StoreFile | undefined {
   if (name === LEDGER_FILE.name) return LEDGER_FILE;
   const day = DAY_NAME.exec(name);
   const rollup = day === null ? ROLLUP_NAME.exec(name) : null;
