@@ -28,11 +28,15 @@ function hold(fixture: GatewayFixture): () => void {
   const { appender } = fixture;
   const append = appender.append.bind(appender);
   const held: (() => void)[] = [];
+  let holding = true;
   appender.append = (request, done) => {
-    append(request, (error) => held.push(() => done(error)));
+    append(request, (error) => {
+      if (holding) held.push(() => done(error));
+      else done(error);
+    });
   };
   return () => {
-    appender.append = append;
+    holding = false;
     for (const go of held.splice(0)) go();
   };
 }

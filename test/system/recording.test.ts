@@ -147,7 +147,7 @@ async function replay(
     password: device.secret,
     ...options,
   });
-  assert.equal(summary.complete, true);
+  assert.equal(summary.complete, true, JSON.stringify(summary));
   assert.deepEqual(summary.receipts, {});
   const acknowledged = performance.now();
   await program.read(async (store, consumer) => {
