@@ -57,7 +57,9 @@ describe('a used-up budget', { concurrency: true }, () => {
         patient.client.packets.flatMap((packet) =>
           packet.cmd === 'puback' ? [packet.messageId ?? 0] : [],
         );
-      const pings = setInterval(() => patient.client.send({ cmd: 'pingreq' }), 300);
+      const pings = setInterval(() => {
+        for (const { client } of [patient, careless]) client.send({ cmd: 'pingreq' });
+      }, 300);
       t.after(() => clearInterval(pings));
       const dropped = publishBytes('me/telemetry', Buffer.from('{"temperature":20}'), 0, 0);
       for (let i = 0; i < 5; i++) {
