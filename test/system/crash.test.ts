@@ -41,7 +41,7 @@ const PHASES = [
 const KILLS = 21;
 
 test('killed again and again while devices publish, it loses and repeats nothing', {
-  timeout: 120_000,
+  timeout: 180_000,
 }, async (t) => {
   const seed = Number(process.env.CRASH_SEED ?? Math.floor(Math.random() * 2 ** 31));
   t.diagnostic(`seed ${seed} (CRASH_SEED=${seed} repeats the schedule, not the machine's timing)`);

@@ -42,7 +42,7 @@ const SETTINGS = {
 };
 
 test('a year of a weather station: in order, and shuffled with repeats, comes to the same right reports', {
-  timeout: 120_000,
+  timeout: 300_000,
 }, async (t) => {
   const readings = recorded();
   const program = new SpillwayProcess(t, SETTINGS);
@@ -151,7 +151,7 @@ async function replay(
   assert.deepEqual(summary.receipts, {});
   const acknowledged = performance.now();
   await program.read(async (store, consumer) => {
-    const until = performance.now() + 60_000;
+    const until = performance.now() + 120_000;
     const end = (await consumer.bounds()).get(0)?.end ?? 0;
     while (((await store.position(GROUP)).get(0) ?? 0) < end) {
       assert.ok(performance.now() < until, 'the rollup worker does not get on');

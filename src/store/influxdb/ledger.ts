@@ -1,0 +1,242 @@
+import type { Clock } from '../../core/clock.ts';
+import type { LedgerCount, Outcome } from '../../core/nouns.ts';
+import type { LedgerQuery, Progress } from '../contract.ts';
+import { type CellKey, cellLine, newestValue, nextState, readCells } from './cells.ts';
+import type { LineWriter } from './line-writer.ts';
+import type { Queries } from './queries.ts';
+import {
+  partitionKey,
+  readSessions,
+  type SessionRecord,
+  successorOf,
+  writeAll,
+  writeSession,
+} from './sessions.ts';
+
+interface Session {
+  record: SessionRecord;
+  /** Committed states by {@link keyOf}. */
+  cells: Map<string, string>;
+}
+
+export interface LedgerWriterOptions {
+  queries: Queries;
+  lines: LineWriter;
+  bucket: string;
+  clock: Clock;
+  /** Cells that one session remembers; with more, another session begins. */
+  cellsMax: number;
+}
+
+/** Commits progress, exactly once whatever fails in between (`sessions.ts`). */
+export class LedgerWriter {
+  private readonly options: LedgerWriterOptions;
+  private readonly sessions = new Map<string, Session>();
+  /** By partition: numbers below were tried, with an outcome that may be unknown. */
+  private readonly numberMin = new Map<string, number>();
+
+  constructor(options: LedgerWriterOptions) {
+    this.options = options;
+  }
+
+  async commit(progress: Progress): Promise<void> {
+    const { group, partition } = progress;
+    const key = partitionKey(group, partition);
+    try {
+      let session = this.sessions.get(key);
+      if (session === undefined || session.cells.size > this.options.cellsMax) {
+        session = await this.begin(group, partition);
+      }
+      await this.apply(session, progress);
+    } catch (error) {
+      // Nobody knows what of it has been written: a new session finds out and starts from there.
+      this.sessions.delete(key);
+      throw error;
+    }
+  }
+
+  /** Ends sessions that have a successor; returns whether there were any. */
+  review(found: ReadonlyMap<string, readonly SessionRecord[]>): boolean {
+    let hasLost = false;
+    for (const [key, { record }] of this.sessions) {
+      const records = found.get(key);
+      if (records === undefined) continue;
+      const last = records.at(-1);
+      if (last?.number === record.number && last.next === record.next) continue;
+      this.sessions.delete(key);
+      hasLost = true;
+    }
+    return hasLost;
+  }
+
+  private async begin(group: string, partition: number): Promise<Session> {
+    const { queries, lines, bucket, clock } = this.options;
+    const key = partitionKey(group, partition);
+    const records = (await readSessions(queries, bucket, group)).get(key) ?? [];
+    const numberMin = this.numberMin.get(key) ?? 1;
+    const record = successorOf(group, partition, records, clock.now(), numberMin);
+    this.numberMin.set(key, record.number + 1);
+    await writeSession(lines, bucket, record);
+    const session: Session = { record, cells: new Map() };
+    this.sessions.set(key, session);
+    return session;
+  }
+
+  private async apply(session: Session, progress: Progress): Promise<void> {
+    const { lines, bucket } = this.options;
+    const { group, partition, nextOffset } = progress;
+    const { record, cells } = session;
+    if (record.next !== null && record.next >= nextOffset) return;
+    const states = new Map<string, string>();
+    const texts: string[] = [];
+    for (const [key, change] of changesOf(progress)) {
+      const before = cells.get(key);
+      const newest = newestValue(before);
+      const value = change.isSum ? newest + change.value : change.value;
+      if (before !== undefined && value === newest) continue;
+      const state = nextState(before, value, nextOffset);
+      states.set(key, state);
+      texts.push(cellLine(group, partition, record.number, change.key, state));
+    }
+    await writeAll(lines, bucket, texts);
+    const moved = { ...record, next: nextOffset };
+    await writeSession(lines, bucket, moved);
+    session.record = moved;
+    for (const [key, state] of states) cells.set(key, state);
+  }
+}
+
+interface Change {
+  key: CellKey;
+  value: number;
+  /** Added to the cell, or put in its place. */
+  isSum: boolean;
+}
+
+function changesOf({ ledger, sources = new Map() }: Progress): Map<string, Change> {
+  const changes = new Map<string, Change>();
+  const add = (key: CellKey, value: number, isSum: boolean): void => {
+    const text = keyOf(key);
+    const change = changes.get(text);
+    if (change === undefined) changes.set(text, { key, value, isSum });
+    else change.value = isSum ? change.value + value : value;
+  };
+  for (const { tenant, device, hour, outcome, code, count } of ledger) {
+    const tags = { tenant, device, outcome, code };
+    add({ measurement: 'ledger', time: hour, tags }, count, true);
+    add({ measurement: 'ledger_total', time: 0, tags: { tenant, outcome } }, count, true);
+  }
+  for (const [source, number] of sources) {
+    add({ measurement: 'source', time: 0, tags: { source } }, number, false);
+  }
+  return changes;
+}
+
+function keyOf({ measurement, time, tags }: CellKey): string {
+  return `${measurement} ${time} ${Object.values(tags).join(' ')}`;
+}
+
+/** Ordered by tenant, device, hour, outcome, code. */
+export async function queryLedger(
+  queries: Queries,
+  bucket: string,
+  query: LedgerQuery,
+): Promise<LedgerCount[]> {
+  const { tenant, device, limit } = query;
+  if (isEmpty(query)) return [];
+  const cells = await readCells(queries, bucket, {
+    measurement: 'ledger',
+    tags: { tenant, device },
+    ...rangeOf(query),
+  });
+  const lines = new Map<string, LedgerCount>();
+  for (const { time, tags, value } of cells) {
+    const { tenant = '', device = '', outcome = '', code = '' } = tags;
+    const key = `${tenant}/${device}/${time}/${outcome}/${code}`;
+    const line = lines.get(key);
+    if (line !== undefined) line.count += value;
+    else {
+      lines.set(key, {
+        tenant,
+        device,
+        hour: time,
+        outcome: outcome as Outcome,
+        code,
+        count: value,
+      });
+    }
+  }
+  const sorted = [...lines.values()].sort(
+    (a, b) =>
+      compare(a.tenant, b.tenant) ||
+      compare(a.device, b.device) ||
+      a.hour - b.hour ||
+      compare(a.outcome, b.outcome) ||
+      compare(a.code, b.code),
+  );
+  return limit === undefined ? sorted : sorted.slice(0, limit);
+}
+
+/** Sums by outcome. Of a whole tenant, or all, without a range of hours they come from running totals. */
+export async function queryLedgerTotals(
+  queries: Queries,
+  bucket: string,
+  query: LedgerQuery,
+): Promise<Map<Outcome, number>> {
+  const { tenant, device, from, to } = query;
+  if (isEmpty(query)) return new Map();
+  const isWhole = device === undefined && from === undefined && to === undefined;
+  const cells = await readCells(queries, bucket, {
+    measurement: isWhole ? 'ledger_total' : 'ledger',
+    tags: { tenant, device },
+    ...rangeOf(query),
+  });
+  const totals = new Map<string, number>();
+  for (const { tags, value } of cells) {
+    const { outcome = '' } = tags;
+    totals.set(outcome, (totals.get(outcome) ?? 0) + value);
+  }
+  const sorted = [...totals].sort(([a], [b]) => compare(a, b));
+  return new Map(sorted as [Outcome, number][]);
+}
+
+/** The last number processed by partition and source. Numbers of a source only grow. */
+export async function querySources(
+  queries: Queries,
+  bucket: string,
+  group: string,
+): Promise<Map<number, Map<string, number>>> {
+  const cells = await readCells(queries, bucket, { measurement: 'source', group });
+  const partitions = new Map<number, Map<string, number>>();
+  for (const { partition, tags, value } of cells) {
+    const sources = partitions.get(partition) ?? new Map<string, number>();
+    const { source = '' } = tags;
+    sources.set(source, Math.max(value, sources.get(source) ?? value));
+    partitions.set(partition, sources);
+  }
+  return new Map([...partitions].sort(([a], [b]) => a - b));
+}
+
+/** Next offset to process by partition, of the sessions of one group. */
+export function positionsOf(
+  sessions: ReadonlyMap<string, readonly SessionRecord[]>,
+): Map<number, number> {
+  const positions: [number, number][] = [];
+  for (const records of sessions.values()) {
+    const last = records.at(-1);
+    if (last !== undefined && last.next !== null) positions.push([last.partition, last.next]);
+  }
+  return new Map(positions.sort(([a], [b]) => a - b));
+}
+
+function isEmpty({ from = 0, to = Number.POSITIVE_INFINITY, limit }: LedgerQuery): boolean {
+  return !(from < to) || limit === 0;
+}
+
+function rangeOf({ from, to }: LedgerQuery): { from?: number; to?: number } {
+  return { ...(from === undefined ? {} : { from }), ...(to === undefined ? {} : { to }) };
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

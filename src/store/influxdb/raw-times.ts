@@ -1,0 +1,41 @@
+import { chunks, FluxQuery, parseTime } from './flux.ts';
+import { place, type Queries } from './queries.ts';
+import { ORIGIN_FIELD } from './raw-origin.ts';
+
+/** Devices of one condition. */
+export const DEVICES_PER_QUERY = 200;
+
+/** Newest event time of each device that has rows; all devices of the tenant when none are named. */
+export async function latestTimes(
+  queries: Queries,
+  bucket: string,
+  tenant: string,
+  devices?: readonly string[],
+): Promise<Map<string, number>> {
+  const latest = new Map<string, number>();
+  const parts = devices === undefined ? [undefined] : chunks(devices, DEVICES_PER_QUERY);
+  for (const part of parts) {
+    const query = new FluxQuery();
+    query.flux = `from(bucket: ${query.text(bucket)})
+      |> range(start: ${query.time(Number.NEGATIVE_INFINITY)}, stop: ${query.time(Number.POSITIVE_INFINITY)})
+      |> filter(fn: (r) => r._field == ${query.text(ORIGIN_FIELD)}
+        and r.tenant == ${query.text(tenant)}${deviceCondition(query, part)})
+      |> last()
+      |> keep(columns: ["_time", "device"])`;
+    const rows = await queries.rows(query, (columns) => {
+      const time = place(columns, '_time');
+      const device = place(columns, 'device');
+      return (cells) => ({ device: cells[device] ?? '', ts: parseTime(cells[time] ?? '').ms });
+    });
+    for (const { device, ts } of rows) {
+      // A device whose type was changed has rows in two measurements.
+      latest.set(device, Math.max(ts, latest.get(device) ?? ts));
+    }
+  }
+  return latest;
+}
+
+/** ` and (…)`, or nothing for all devices. */
+export function deviceCondition(query: FluxQuery, devices: readonly string[] | undefined): string {
+  return devices === undefined ? '' : ` and ${query.anyOf('device', devices)}`;
+}

@@ -1,0 +1,144 @@
+import { FluxQuery, parseTime } from './flux.ts';
+import { decodeTag, encodeTag, textValue } from './line-protocol.ts';
+import type { LineWriter } from './line-writer.ts';
+import { place, type Queries } from './queries.ts';
+
+/**
+ * Exact counts without transactions.
+ *
+ * A *session* is one writer's time with one partition of a group. It begins by writing a record of its
+ * own, which takes over at the position that the session before had reached, and only then writes.
+ *
+ * A *cell* is one count of one session. It holds its last values, each with the position from which on it
+ * is right, the newest first: `<value> <position> <value> <position> …`. A commit writes its cells first
+ * and then the session's position, in one point; that point is the commit. Readers take of each cell the
+ * value that was right at the session's position, so cells that a crash left without their position do
+ * not count, however the same records are cut into commits afterwards: the next session has cells of its
+ * own. Nor does it matter that a reader gets positions and cells one after the other.
+ *
+ * A session counts up to its own position, or up to where the next session took over if that is less: a
+ * writer that was paused and does not know yet that it has a successor, or a request that arrives
+ * late, changes nothing. Totals are sums over sessions.
+ */
+
+/** Measurement of the records, one point for each session: time is the moment of taking over. */
+export const POSITION_MEASUREMENT = 'position';
+export const CELL_FIELD = 'state';
+
+/** Sessions of one partition: the ns within a cell's ms hold the number. */
+const NUMBER_MAX = 999_999;
+
+export interface SessionRecord {
+  group: string;
+  partition: number;
+  /** When it took over, ms: later ones count. */
+  time: number;
+  number: number;
+  /** Position at which it took over; null when there was none. */
+  base: number | null;
+  /** Position that it has reached; null when there is none. */
+  next: number | null;
+}
+
+/** All sessions of a partition, oldest first. */
+export type Sessions = Map<string, SessionRecord[]>;
+
+export function partitionKey(group: string, partition: number): string {
+  return `${partition}/${group}`;
+}
+
+/** Sessions by {@link partitionKey}; of all groups when none is named. */
+export async function readSessions(
+  queries: Queries,
+  bucket: string,
+  group?: string,
+): Promise<Sessions> {
+  const query = new FluxQuery();
+  const ofGroup = group === undefined ? '' : ` and r.group == ${query.text(encodeTag(group))}`;
+  query.flux = `from(bucket: ${query.text(bucket)})
+    |> range(start: ${query.time(Number.NEGATIVE_INFINITY)}, stop: ${query.time(Number.POSITIVE_INFINITY)})
+    |> filter(fn: (r) => r._measurement == ${query.text(POSITION_MEASUREMENT)}
+      and r._field == ${query.text(CELL_FIELD)}${ofGroup})
+    |> keep(columns: ["_time", "_value", "group", "partition"])`;
+  const records = await queries.rows(query, (columns) => {
+    const [time, value] = [place(columns, '_time'), place(columns, '_value')];
+    const [name, partition] = [place(columns, 'group'), place(columns, 'partition')];
+    return (cells): SessionRecord => ({
+      group: decodeTag(cells[name] ?? ''),
+      partition: Number(cells[partition]),
+      time: parseTime(cells[time] ?? '').ms,
+      ...(JSON.parse(cells[value] ?? '') as Pick<SessionRecord, 'number' | 'base' | 'next'>),
+    });
+  });
+  records.sort((a, b) => a.time - b.time);
+  const sessions: Sessions = new Map();
+  for (const record of records) {
+    const key = partitionKey(record.group, record.partition);
+    const list = sessions.get(key);
+    if (list === undefined) sessions.set(key, [record]);
+    else list.push(record);
+  }
+  return sessions;
+}
+
+/** Up to which position each session's cells count, by its number; -1 when nothing of it does. */
+export function boundsOf(records: readonly SessionRecord[]): Map<number, number> {
+  const bounds = new Map<number, number>();
+  records.forEach((record, index) => {
+    const own = record.next ?? -1;
+    const successor = records[index + 1];
+    // Of two with one number, which a late request can leave behind, the later one is real.
+    const bound = successor === undefined ? own : Math.min(own, successor.base ?? -1);
+    bounds.set(record.number, bound);
+  });
+  return bounds;
+}
+
+/** The record of a session that takes over now. `numberMin`: numbers below were tried by this process. */
+export function successorOf(
+  group: string,
+  partition: number,
+  records: readonly SessionRecord[],
+  now: number,
+  numberMin: number,
+): SessionRecord {
+  const last = records.at(-1);
+  const number = records.reduce((most, one) => Math.max(most, one.number + 1), numberMin);
+  if (number > NUMBER_MAX) {
+    throw new RangeError(`partition ${partition} of ${group} has had too many sessions`);
+  }
+  return {
+    group,
+    partition,
+    time: Math.max(now, last === undefined ? now : last.time + 1),
+    number,
+    base: last?.next ?? null,
+    next: last?.next ?? null,
+  };
+}
+
+/** Moves a session's position: the moment at which its cells begin to count. */
+export async function writeSession(
+  lines: LineWriter,
+  bucket: string,
+  { group, partition, time, number, base, next }: SessionRecord,
+): Promise<void> {
+  const tags = `group=${encodeTag(group)},partition=${partition}`;
+  const state = textValue(JSON.stringify({ number, base, next }));
+  // For people; the state says it too.
+  const people = next === null ? '' : `next=${next}i,`;
+  await writeAll(lines, bucket, [
+    `${POSITION_MEASUREMENT},${tags} ${people}${CELL_FIELD}=${state} ${time}000000`,
+  ]);
+}
+
+/** Writes lines in ns, all of them. */
+export async function writeAll(
+  lines: LineWriter,
+  bucket: string,
+  texts: readonly string[],
+): Promise<void> {
+  const [fault] = await lines.write(bucket, 'ns', texts);
+  if (fault === undefined) return;
+  throw new Error(`InfluxDB refuses a line of the ledger: ${fault.message}`);
+}

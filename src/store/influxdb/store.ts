@@ -1,0 +1,325 @@
+import type { Clock } from '../../core/clock.ts';
+import { systemClock } from '../../core/clock.ts';
+import type { LedgerCount, Outcome, RollupRow } from '../../core/nouns.ts';
+import type {
+  DeadLetterQuery,
+  LedgerQuery,
+  Progress,
+  RangeQuery,
+  RefusedReading,
+  Retention,
+  RollupQuery,
+  Store,
+  StoredDeadLetter,
+  StoredReading,
+} from '../contract.ts';
+import { type BucketNames, bucketNames, ensureBuckets } from './buckets.ts';
+import { Connection } from './connection.ts';
+import { countDeadLetters, queryDeadLetters, writeDeadLetters } from './dead-letters.ts';
+import { messageOf } from './errors.ts';
+import {
+  LedgerWriter,
+  positionsOf,
+  queryLedger,
+  queryLedgerTotals,
+  querySources,
+} from './ledger.ts';
+import { LineWriter } from './line-writer.ts';
+import { Queries } from './queries.ts';
+import { RawKeys } from './raw-keys.ts';
+import { countReadings, queryReadings } from './raw-reader.ts';
+import { latestTimes } from './raw-times.ts';
+import { RawWriter } from './raw-writer.ts';
+import { type Describe, queryRollups, writeRollups } from './rollups.ts';
+import { querySeries } from './series.ts';
+import { readSessions } from './sessions.ts';
+import { TenantCache } from './tenant-cache.ts';
+
+export interface InfluxStoreLimits {
+  /** Lines of one write request. */
+  batchLinesMax: number;
+  /** Bytes of one write request before compression. */
+  batchBytesMax: number;
+  /** Write requests under way at once. */
+  writesMax: number;
+  /** Sockets, for writes and queries together. */
+  socketsMax: number;
+  /** 0 (none) to 9. */
+  gzipLevel: number;
+  /** A request that takes longer is tried again, ms. */
+  attemptTimeoutMs: number;
+  /** After so much trying a call throws InfluxUnavailableError, ms; its caller may go on trying. */
+  giveUpMs: number;
+  /** Waits after failures: drawn from 0 to a bound that doubles from the first to the longest, ms. */
+  backoffFirstMs: number;
+  backoffLongestMs: number;
+  /** The longest `Retry-After` that is honoured, ms. */
+  retryAfterMaxMs: number;
+  /** Devices whose newest times are remembered. */
+  devicesMax: number;
+  /** Ledger lines that are remembered for each partition. */
+  ledgerCellsMax: number;
+  /** Bytes of one query's answer. */
+  answerBytesMax: number;
+}
+
+export const INFLUX_LIMITS: InfluxStoreLimits = {
+  batchLinesMax: 5_000,
+  batchBytesMax: 2 * 2 ** 20,
+  writesMax: 2,
+  socketsMax: 16,
+  gzipLevel: 1,
+  attemptTimeoutMs: 30_000,
+  giveUpMs: 60_000,
+  backoffFirstMs: 250,
+  backoffLongestMs: 15_000,
+  retryAfterMaxMs: 300_000,
+  devicesMax: 100_000,
+  ledgerCellsMax: 200_000,
+  answerBytesMax: 256 * 2 ** 20,
+};
+
+export interface InfluxStoreLogger {
+  warn(fields: Record<string, unknown>, message: string): void;
+}
+
+export interface InfluxStoreOptions extends Partial<InfluxStoreLimits> {
+  /** `http://127.0.0.1:8086` */
+  url: string;
+  org: string;
+  /** May read and write the buckets, and make them unless they are there. */
+  token: string;
+  /** Buckets are called `<prefix>-raw`, `<prefix>-rollup-1m`, `<prefix>-dead-letters`, `<prefix>-ledger`. */
+  bucketPrefix: string;
+  retention: Retention;
+  /** The configured window sizes, ms; rollups of others are refused. */
+  windowsMs: readonly number[];
+  /** Statistics of a rollup for people and charts. Default: none but count, first and last. */
+  describe?: Describe;
+  /** For other processes than the writer: makes no buckets, refuses to write. Default false. */
+  readOnly?: boolean;
+  clock?: Clock;
+  logger?: InfluxStoreLogger;
+  random?: () => number;
+}
+
+/**
+ * Opens the store on InfluxDB 2 (`docs/influxdb-schema.md`). One writer at a time for each partition of
+ * a group; after it was assigned a partition it calls `position` before it writes.
+ * @throws SpillwayError CONFIG_INVALID when the organization is unknown or the token lacks rights;
+ * InfluxUnavailableError when the server does not answer within `giveUpMs`
+ */
+export async function openInfluxStore(options: InfluxStoreOptions): Promise<Store> {
+  const store = new InfluxStore(options);
+  try {
+    await store.prepare();
+    return store;
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+class InfluxStore implements Store {
+  private readonly options: InfluxStoreOptions;
+  private readonly names: BucketNames;
+  private readonly connection: Connection;
+  private readonly queries: Queries;
+  private readonly lines: LineWriter;
+  private readonly keys: RawKeys;
+  private readonly raw: RawWriter;
+  private readonly ledgerWriter: LedgerWriter;
+  private readonly seriesOf: TenantCache<{ device: string; metrics: string[] }[]>;
+  private readonly latestOf: TenantCache<Map<string, number>>;
+  private readonly describe: Describe;
+  private readonly logger: InfluxStoreLogger;
+  private isClosed = false;
+
+  constructor(options: InfluxStoreOptions) {
+    const limits: InfluxStoreLimits = { ...INFLUX_LIMITS, ...options };
+    const { url, org, token, bucketPrefix, windowsMs, clock = systemClock } = options;
+    this.options = options;
+    this.logger = options.logger ?? { warn: () => {} };
+    this.describe = options.describe ?? (() => ({}));
+    this.names = bucketNames(bucketPrefix, windowsMs);
+    this.connection = new Connection({
+      url,
+      token,
+      socketsMax: limits.socketsMax,
+      attemptTimeoutMs: limits.attemptTimeoutMs,
+      giveUpMs: limits.giveUpMs,
+      backoff: {
+        firstMs: limits.backoffFirstMs,
+        longestMs: limits.backoffLongestMs,
+        retryAfterMaxMs: limits.retryAfterMaxMs,
+        random: options.random ?? Math.random,
+      },
+      onRetry: (error, waitMs) =>
+        this.logger.warn(
+          { reason: messageOf(error), waitMs: Math.round(waitMs) },
+          'a request to InfluxDB failed; trying again',
+        ),
+    });
+    this.queries = new Queries({
+      connection: this.connection,
+      org,
+      answerBytesMax: limits.answerBytesMax,
+    });
+    this.lines = new LineWriter({
+      connection: this.connection,
+      org,
+      batchLinesMax: limits.batchLinesMax,
+      batchBytesMax: limits.batchBytesMax,
+      concurrency: limits.writesMax,
+      gzipLevel: limits.gzipLevel,
+    });
+    const { queries, lines } = this;
+    this.keys = new RawKeys(queries, this.names.raw, limits.devicesMax);
+    this.raw = new RawWriter({ queries, lines, keys: this.keys, bucket: this.names.raw });
+    this.seriesOf = new TenantCache((tenant) =>
+      querySeries(queries, this.names.raw, this.names.rollups.values(), tenant),
+    );
+    this.latestOf = new TenantCache((tenant) => latestTimes(queries, this.names.raw, tenant));
+    this.ledgerWriter = new LedgerWriter({
+      queries,
+      lines,
+      bucket: this.names.ledger,
+      clock,
+      cellsMax: limits.ledgerCellsMax,
+    });
+  }
+
+  async prepare(): Promise<void> {
+    if (this.options.readOnly === true) return;
+    await ensureBuckets({
+      connection: this.connection,
+      org: this.options.org,
+      names: this.names,
+      retention: this.options.retention,
+      onWarning: (fields, message) => this.logger.warn(fields, message),
+    });
+  }
+
+  async writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
+    this.assertWritable();
+    if (readings.length === 0) return [];
+    try {
+      return await this.raw.write(readings);
+    } finally {
+      this.seriesOf.invalidate();
+      this.latestOf.invalidate();
+    }
+  }
+
+  async writeDeadLetters(letters: readonly StoredDeadLetter[]): Promise<void> {
+    this.assertWritable();
+    await writeDeadLetters(this.lines, this.names.deadLetters, letters);
+  }
+
+  /** @throws RangeError for a window that is not configured; nothing is written then. */
+  async writeRollups(rows: readonly RollupRow[]): Promise<void> {
+    this.assertWritable();
+    const byBucket = new Map<string, RollupRow[]>();
+    for (const row of rows) {
+      const bucket = this.names.rollups.get(row.windowMs);
+      if (bucket === undefined) throw new RangeError(`No window of ${row.windowMs} ms is set`);
+      const list = byBucket.get(bucket);
+      if (list === undefined) byBucket.set(bucket, [row]);
+      else list.push(row);
+    }
+    for (const [bucket, list] of byBucket) {
+      await writeRollups(this.lines, bucket, list, this.describe);
+    }
+    this.seriesOf.invalidate();
+  }
+
+  async commit(progress: Progress): Promise<void> {
+    this.assertWritable();
+    await this.ledgerWriter.commit(progress);
+  }
+
+  /** The database drops what is past its retention by its own clock. */
+  async applyRetention(): Promise<string[]> {
+    this.assertWritable();
+    return [];
+  }
+
+  async readings(query: RangeQuery): Promise<StoredReading[]> {
+    this.assertOpen();
+    return queryReadings(this.queries, this.names.raw, query);
+  }
+
+  async rollups(query: RollupQuery): Promise<RollupRow[]> {
+    this.assertOpen();
+    const bucket = this.names.rollups.get(query.windowMs);
+    return bucket === undefined ? [] : queryRollups(this.queries, bucket, query);
+  }
+
+  async countReadings(query: RangeQuery): Promise<Map<string, number>> {
+    this.assertOpen();
+    return countReadings(this.queries, this.names.raw, query);
+  }
+
+  async latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>> {
+    this.assertOpen();
+    if (devices === undefined) return new Map(await this.latestOf.get(tenant));
+    return latestTimes(this.queries, this.names.raw, tenant, [...new Set(devices)]);
+  }
+
+  async deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]> {
+    this.assertOpen();
+    return queryDeadLetters(this.queries, this.names.deadLetters, query);
+  }
+
+  async countDeadLetters(
+    query: DeadLetterQuery,
+  ): Promise<{ device: string; code: string; count: number }[]> {
+    this.assertOpen();
+    return countDeadLetters(this.queries, this.names.deadLetters, query);
+  }
+
+  async series(tenant: string): Promise<{ device: string; metrics: string[] }[]> {
+    this.assertOpen();
+    const series = await this.seriesOf.get(tenant);
+    return series.map(({ device, metrics }) => ({ device, metrics: [...metrics] }));
+  }
+
+  async ledger(query: LedgerQuery): Promise<LedgerCount[]> {
+    this.assertOpen();
+    return queryLedger(this.queries, this.names.ledger, query);
+  }
+
+  async ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>> {
+    this.assertOpen();
+    return queryLedgerTotals(this.queries, this.names.ledger, query);
+  }
+
+  async position(group: string): Promise<Map<number, number>> {
+    this.assertOpen();
+    const sessions = await readSessions(this.queries, this.names.ledger, group);
+    // Another writer was here: what is remembered of rows and counts may be out of date.
+    if (this.ledgerWriter.review(sessions)) this.keys.forget();
+    return positionsOf(sessions);
+  }
+
+  async sources(group: string): Promise<Map<number, Map<string, number>>> {
+    this.assertOpen();
+    return querySources(this.queries, this.names.ledger, group);
+  }
+
+  /** Ends requests that are under way; further calls fail. Harmless when repeated. */
+  async close(): Promise<void> {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.connection.close();
+  }
+
+  private assertOpen(): void {
+    if (this.isClosed) throw new Error('The store is closed');
+  }
+
+  private assertWritable(): void {
+    this.assertOpen();
+    if (this.options.readOnly === true) throw new Error('The store was opened to read only');
+  }
+}
