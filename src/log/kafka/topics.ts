@@ -1,0 +1,151 @@
+import kafkajs, { type Admin, type Kafka } from 'kafkajs';
+import { unavailable } from './errors.ts';
+import type { KafkaLogger } from './settings.ts';
+
+/** The topics that hold the log; their order gives their partitions' numbers in the contract. */
+export const LOG_TOPICS = ['readings', 'dead-letters', 'events'] as const;
+export type LogTopic = (typeof LOG_TOPICS)[number];
+export type TopicName = LogTopic | 'commands' | 'registry' | 'received';
+
+/** Durations in ms, sizes in bytes; 0 for a retention keeps for ever. */
+export interface TopicSettings {
+  partitions: number;
+  replication: number;
+  retainForMs: number;
+  /** Of one partition; 0: no limit. */
+  retainBytes: number;
+  compacted: boolean;
+  /** Largest batch that the broker takes, compressed. */
+  batchBytesMax: number;
+}
+
+export type TopicsSettings = Readonly<Record<TopicName, TopicSettings>>;
+
+/** So many partitions a topic can have in the contract's numbers. */
+export const PARTITIONS_MAX = 1_024;
+
+export function fullName(prefix: string, topic: TopicName): string {
+  return `${prefix}.${topic}`;
+}
+
+/** The contract's number of a topic's partition. */
+export function partitionNumber(topic: LogTopic, partition: number): number {
+  return LOG_TOPICS.indexOf(topic) * PARTITIONS_MAX + partition;
+}
+
+/** Undefined for a number that no topic has. */
+export function topicPartition(number: number): { topic: LogTopic; partition: number } | undefined {
+  const topic = LOG_TOPICS[Math.floor(number / PARTITIONS_MAX)];
+  return topic === undefined ? undefined : { topic, partition: number % PARTITIONS_MAX };
+}
+
+/**
+ * What is wanted of a topic, in Kafka's words. The broker's time is the record's time: gateways with a
+ * wrong clock are not refused (INVALID_TIMESTAMP), and retention counts from when a record came.
+ */
+function configOf(settings: TopicSettings): Record<string, string> {
+  const retention = settings.retainForMs === 0 ? '-1' : String(settings.retainForMs);
+  const bytes = settings.retainBytes === 0 ? '-1' : String(settings.retainBytes);
+  return {
+    'cleanup.policy': settings.compacted
+      ? settings.retainForMs === 0
+        ? 'compact'
+        : 'compact,delete'
+      : 'delete',
+    'retention.ms': retention,
+    'retention.bytes': bytes,
+    'max.message.bytes': String(settings.batchBytesMax),
+    'message.timestamp.type': 'LogAppendTime',
+    // A compacted topic keeps what is in its open segment: small ones keep a reader's start short.
+    ...(settings.compacted ? { 'segment.bytes': String(16 * 2 ** 20) } : {}),
+  };
+}
+
+/** What the log needs to know of a topic as it is. */
+export interface TopicFacts {
+  partitions: number;
+  /** Largest batch that the broker takes, compressed, bytes. */
+  batchBytesMax: number;
+}
+
+/**
+ * Creates the topics that are absent. One that exists with other settings is left as it is, with a
+ * warning that names them. Throws a retryable error while Kafka is away.
+ */
+export async function ensureTopics(
+  kafka: Kafka,
+  prefix: string,
+  wanted: Partial<TopicsSettings>,
+  logger: KafkaLogger,
+): Promise<Map<TopicName, TopicFacts>> {
+  const admin = kafka.admin();
+  try {
+    await admin.connect();
+    return await createAbsent(admin, prefix, wanted, logger);
+  } catch (cause) {
+    throw unavailable('its topics could not be made ready', cause);
+  } finally {
+    await admin.disconnect().catch(() => {});
+  }
+}
+
+async function createAbsent(
+  admin: Admin,
+  prefix: string,
+  wanted: Partial<TopicsSettings>,
+  logger: KafkaLogger,
+): Promise<Map<TopicName, TopicFacts>> {
+  const entries = Object.entries(wanted) as [TopicName, TopicSettings][];
+  const existing = new Set(await admin.listTopics());
+  const absent = entries.filter(([topic]) => !existing.has(fullName(prefix, topic)));
+  if (absent.length > 0) {
+    await admin.createTopics({
+      waitForLeaders: true,
+      topics: absent.map(([topic, settings]) => ({
+        topic: fullName(prefix, topic),
+        numPartitions: settings.partitions,
+        replicationFactor: settings.replication,
+        configEntries: Object.entries(configOf(settings)).map(([name, value]) => ({ name, value })),
+      })),
+    });
+    logger.info({ topics: absent.map(([topic]) => fullName(prefix, topic)) }, 'topics created');
+  }
+  const names = entries.map(([topic]) => fullName(prefix, topic));
+  const { topics } = await admin.fetchTopicMetadata({ topics: names });
+  const { resources } = await admin.describeConfigs({
+    includeSynonyms: false,
+    resources: names.map((name) => ({ type: kafkajs.ConfigResourceTypes.TOPIC, name })),
+  });
+  const facts = new Map<TopicName, TopicFacts>();
+  for (const [topic, settings] of entries) {
+    const name = fullName(prefix, topic);
+    const partitions = topics.find((one) => one.name === name)?.partitions ?? [];
+    const replication = Math.min(...partitions.map((one) => one.replicas.length));
+    const configs = resources.find((one) => one.resourceName === name)?.configEntries ?? [];
+    const actual = new Map(configs.map((entry) => [entry.configName, entry.configValue]));
+    const differs = Object.entries(configOf(settings))
+      .filter(([key, value]) => !isSame(actual.get(key), value))
+      .map(([key, value]) => ({ key, wanted: value, actual: actual.get(key) }));
+    const shape = [
+      { key: 'partitions', wanted: settings.partitions, actual: partitions.length },
+      { key: 'replication', wanted: settings.replication, actual: replication },
+    ].filter((one) => one.wanted !== one.actual);
+    if (shape.length + differs.length > 0) {
+      logger.warn(
+        { topic: name, differs: [...shape, ...differs] },
+        'a topic exists with other settings than configured; it is used as it is',
+      );
+    }
+    facts.set(topic, {
+      partitions: partitions.length,
+      batchBytesMax: Number(actual.get('max.message.bytes') ?? settings.batchBytesMax),
+    });
+  }
+  return facts;
+}
+
+/** Lists are compared without their order. */
+function isSame(actual: string | undefined, wanted: string): boolean {
+  if (actual === undefined) return false;
+  return actual.split(',').sort().join() === wanted.split(',').sort().join();
+}
