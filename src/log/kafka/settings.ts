@@ -65,21 +65,3 @@ export function clientConfig(settings: KafkaSettings, logger: KafkaLogger): Kafk
 function tlsOptions(tls: true | TlsSettings): ConnectionOptions {
   return { minVersion: 'TLSv1.2', ...(tls === true ? {} : tls) };
 }
-
-const REDACTED = '[redacted]';
-
-/** The settings for logs and `config explain`: without passwords and keys. */
-export function redacted(settings: KafkaSettings): Record<string, unknown> {
-  const { tls, sasl } = settings;
-  const hidden = typeof tls === 'object' ? { ...tls } : tls;
-  if (typeof hidden === 'object') {
-    for (const name of ['key', 'passphrase', 'cert', 'ca'] as const) {
-      if (hidden[name] !== undefined) hidden[name] = REDACTED;
-    }
-  }
-  return {
-    ...settings,
-    ...(hidden === undefined ? {} : { tls: hidden }),
-    ...(sasl === undefined ? {} : { sasl: { ...sasl, password: REDACTED } }),
-  };
-}
