@@ -4,7 +4,9 @@ import type { LogRecord, ReceivedCount } from '../core/nouns.ts';
  * The log between ingestion and everything else. Types only.
  *
  * A log has one or more partitions. Within a partition records have offsets that grow by one.
- * All records of a device go to the same partition, in the order in which they were appended.
+ * All records of a device and kind go to the same partition, in the order in which they were appended;
+ * a log may keep kinds apart, and then there is no order between them. The partitions that hold the
+ * records of one device are always read by the same member of a group.
  */
 
 /** What one message becomes: all of its records are made durable together or not at all. */

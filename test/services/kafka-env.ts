@@ -32,9 +32,11 @@ const TABLE: TopicSettings = { ...TOPIC, partitions: 1, retainForMs: 0, compacte
 export const TOPICS: TopicsSettings = {
   readings: TOPIC,
   'dead-letters': TOPIC,
-  events: TOPIC,
+  presence: TOPIC,
+  backfill: TOPIC,
   commands: TOPIC,
   registry: TABLE,
+  processes: { ...TABLE, retainForMs: 3_600_000 },
   received: TABLE,
 };
 

@@ -13,6 +13,7 @@ import {
   fullName,
   LOG_TOPICS,
   type LogTopic,
+  type ReadingsTopic,
   type TopicFacts,
   type TopicName,
   type TopicsSettings,
@@ -32,6 +33,8 @@ export interface ForwarderOptions {
    * files and end with them: a new spool with an old name would have its records taken for retransmissions.
    */
   source: string;
+  /** Where readings go; default `readings`. */
+  readingsTopic?: ReadingsTopic;
   codec: WrittenCodec;
   /** A parcel is sent when it holds so many bytes before compression, or at this age. */
   parcelBytesMax: number;
@@ -254,7 +257,7 @@ export class Forwarder {
       partitions: factsOf('received').partitions,
       codec,
     });
-    return new Router(source, partitions);
+    return new Router(source, partitions, this.options.readingsTopic);
   }
 
   /** Asks the spool for the next batch; there is at most one that is not loaded. */

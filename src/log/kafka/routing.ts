@@ -1,7 +1,7 @@
 import kafkajs, { type PartitionMetadata } from 'kafkajs';
-import type { LogRecord } from '../../core/nouns.ts';
+import type { LogRecord, ReadingRecord } from '../../core/nouns.ts';
 import { encodeHeaders, encodeText, type RecordHeaders } from './record-batch.ts';
-import type { LogTopic } from './topics.ts';
+import type { LogTopic, ReadingsTopic } from './topics.ts';
 
 /** Version of the value's form; `docs/kafka.md` documents it. */
 const SCHEMA_VERSION = '1';
@@ -40,13 +40,19 @@ export function partitionOf(key: string | Buffer, partitions: number): number {
 export class Router {
   private readonly source: string;
   private readonly partitions: (topic: LogTopic) => number;
+  private readonly readingsTopic: ReadingsTopic;
   private readonly routes = new Map<string, Route>();
   /** `received` of the record that was routed last, as it stands in its text. */
   received = '';
 
-  constructor(source: string, partitions: (topic: LogTopic) => number) {
+  constructor(
+    source: string,
+    partitions: (topic: LogTopic) => number,
+    readingsTopic: ReadingsTopic = 'readings',
+  ) {
     this.source = source;
     this.partitions = partitions;
+    this.readingsTopic = readingsTopic;
   }
 
   /** Throws SyntaxError when the line is no record. */
@@ -70,7 +76,7 @@ export class Router {
   }
 
   private learn(name: string, record: LogRecord): Route {
-    const topic = topicOf(record);
+    const topic = record.kind === 'reading' ? this.readingsTopic : topicOf(record);
     const key = `${record.tenant}/${record.device}`;
     const fixed: [string, string][] = [
       ['tenant', record.tenant],
@@ -91,13 +97,6 @@ export class Router {
   }
 }
 
-function topicOf(record: LogRecord): LogTopic {
-  switch (record.kind) {
-    case 'reading':
-      return 'readings';
-    case 'deadLetter':
-      return 'dead-letters';
-    default:
-      return 'events';
-  }
+function topicOf(record: Exclude<LogRecord, ReadingRecord>): LogTopic {
+  return record.kind === 'event' ? 'presence' : 'dead-letters';
 }

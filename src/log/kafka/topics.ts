@@ -2,10 +2,21 @@ import kafkajs, { type Admin, type Kafka } from 'kafkajs';
 import { unavailable } from './errors.ts';
 import type { KafkaLogger } from './settings.ts';
 
-/** The topics that hold the log; their order gives their partitions' numbers in the contract. */
-export const LOG_TOPICS = ['readings', 'dead-letters', 'events'] as const;
+/**
+ * The topics that hold the log: accepted readings; what was not taken (dead letters and shed counts); what
+ * happened to devices; readings of a spool of their own, which would hold up live ones. Their order gives
+ * their partitions' numbers in the contract, so new ones come last. They have equally many partitions: the
+ * ones with the same number hold the same devices and go to the same member of a group (`assigner.ts`).
+ */
+export const LOG_TOPICS = ['readings', 'dead-letters', 'presence', 'backfill'] as const;
 export type LogTopic = (typeof LOG_TOPICS)[number];
-export type TopicName = LogTopic | 'commands' | 'registry' | 'received';
+/** Where a spool's readings go. */
+export type ReadingsTopic = Extract<LogTopic, 'readings' | 'backfill'>;
+/**
+ * Beside the log: what devices are told; tenants, devices and credentials; each process's status; the
+ * gateways' account of what they received. The last three are compacted.
+ */
+export type TopicName = LogTopic | 'commands' | 'registry' | 'processes' | 'received';
 
 /** Durations in ms, sizes in bytes; 0 for a retention keeps for ever. */
 export interface TopicSettings {
@@ -141,7 +152,25 @@ async function createAbsent(
       batchBytesMax: Number(actual.get('max.message.bytes') ?? settings.batchBytesMax),
     });
   }
+  warnOfUnequal(prefix, facts, logger);
   return facts;
+}
+
+/** A device's state lives where its readings are read; its other records have to come there, too. */
+function warnOfUnequal(
+  prefix: string,
+  facts: ReadonlyMap<TopicName, TopicFacts>,
+  logger: KafkaLogger,
+): void {
+  const wanted = facts.get('readings')?.partitions;
+  for (const topic of LOG_TOPICS) {
+    const actual = facts.get(topic)?.partitions;
+    if (wanted === undefined || actual === undefined || actual === wanted) continue;
+    logger.warn(
+      { topic: fullName(prefix, topic), partitions: actual, readings: wanted },
+      'a topic has another number of partitions than readings; records of one device may go to two members of a group',
+    );
+  }
 }
 
 /** Lists are compared without their order. */
