@@ -4,15 +4,17 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { benchInflux } from './influxdb.ts';
 import { benchIngest } from './ingest.ts';
 import { benchEndToEnd, benchIdle, benchVisible } from './program.ts';
 
 const { values } = parseArgs({
   options: {
     json: { type: 'string' },
-    only: { type: 'string', default: 'ingest,endToEnd,idle,visible' },
+    only: { type: 'string', default: 'ingest,endToEnd,idle,visible,influxdb' },
     seconds: { type: 'string', default: '60' },
     rate: { type: 'string', default: '30000' },
+    influxRate: { type: 'string', default: '15000' },
   },
 });
 const parts = new Set(values.only.split(','));
@@ -62,6 +64,25 @@ if (parts.has('visible')) {
   const visible = await benchVisible({ seconds: 30 });
   figures.visible = visible;
   line('publish to visible in a query, 100/s', `p50 ${visible.p50Ms} ms, p99 ${visible.p99Ms} ms`);
+}
+if (parts.has('influxdb')) {
+  const rate = Number(values.influxRate);
+  const influx = await benchInflux({ seconds: Number(values.seconds), rate });
+  if (influx !== undefined) {
+    figures.influxdb = influx;
+    const { sustained, unpaced, stages } = influx;
+    const { lagMedian, lagMax } = sustained;
+    const micros = (value: number) => `${value.toFixed(1)} µs`;
+    line('InfluxDB: sustained', `${sustained.readingsPerSecond} readings/s`);
+    line('InfluxDB: readings that waited after a flush', `median ${lagMedian}, most ${lagMax}`);
+    line('InfluxDB: CPU per reading', micros(sustained.cpuMicrosPerReading));
+    for (const [stage, cost] of Object.entries(stages)) line(`  ${stage}`, micros(cost));
+    line('  influxd itself', micros(sustained.influxdMicrosPerReading));
+    line('InfluxDB: as fast as it goes', `${unpaced.readingsPerSecond} readings/s`);
+    line('  CPU per reading', micros(unpaced.cpuMicrosPerReading));
+    line('  influxd itself', micros(unpaced.influxdMicrosPerReading));
+    line('InfluxDB: memory', `${sustained.rssMiB.toFixed(0)} MiB`);
+  }
 }
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 
