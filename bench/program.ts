@@ -72,8 +72,8 @@ export async function benchEndToEnd(options: {
 }): Promise<EndToEndFigures> {
   const program = await openProgram(50);
   const { child, config, port, clients } = program;
-  const consumer = openConsumer(config);
-  const store = openStore(config, { readOnly: true });
+  const consumer = await openConsumer(config);
+  const store = await openStore(config, { readOnly: true });
   const backlogs: { at: number; backlog: number }[] = [];
   const began = performance.now();
   const sample = async () => {
@@ -154,7 +154,7 @@ export interface VisibleFigures {
 export async function benchVisible(options: { seconds: number }): Promise<VisibleFigures> {
   const program = await openProgram(10);
   const { config, clients, port } = program;
-  const store = openStore(config, { readOnly: true });
+  const store = await openStore(config, { readOnly: true });
   const windowMs = config.rollup.baseWindow;
   const first = Date.now();
   const running = load({

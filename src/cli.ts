@@ -17,9 +17,10 @@ program
   .command('run')
   .description('run the gateway, the rollup worker and the HTTP server until Ctrl-C or SIGTERM')
   .option('--config <file>', 'configuration file')
+  .option('--roles <list>', 'some of gateway,rollup,http; default: as configured')
   .action(async (options) => {
     const { run } = await import('./cli/run.ts');
-    await run(readConfig(options.config));
+    await run(readConfig(options.config, { roles: options.roles }));
   });
 
 program

@@ -1,5 +1,6 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { Registry as MetricsRegistry } from 'prom-client';
+import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { openConsumer, openRegistry, openStore } from './engines.ts';
@@ -15,6 +16,7 @@ import { type LogLine, threadLogger } from './thread-logger.ts';
 export type ToHttp =
   | { kind: 'status'; status: LiveStatus }
   | MetricsMessage
+  | { kind: 'types'; types: Config['types'] }
   | { kind: 'commandResult'; id: number; sent: boolean }
   | { kind: 'stop' };
 
@@ -63,24 +65,31 @@ class Commands {
   }
 }
 
+async function openData(config: Config, said: ReturnType<typeof threadLogger>) {
+  const logger = { ...said, debug: () => {} };
+  const store = await openStore(config, { readOnly: true, logger });
+  return { store, consumer: await openConsumer(config, logger) };
+}
+
 if (parentPort !== null) {
   const port = parentPort;
   const post = (message: FromHttp) => port.postMessage(message);
   const { config, status: first } = workerData as HttpThreadData;
   try {
     const registry = openRegistry(config);
-    const store = openStore(config, { readOnly: true });
-    const consumer = openConsumer(config);
+    const logger = threadLogger(post);
+    const data = config.roles.includes('http') ? await openData(config, logger) : undefined;
     const own = new MetricsRegistry();
     eventLoopMetrics(own, 'http');
     const hub = new MetricsHub({ own });
     const commands = new Commands(post);
+    const types = deviceTypes(config);
     let status = first;
     let statusAt = performance.now();
     const server = await createHttpServer({
       config,
-      store,
-      consumer,
+      ...(data !== undefined && { data }),
+      types,
       tokens: { verify: (token) => registry.verifyToken(token) },
       status: () =>
         performance.now() - statusAt < STATUS_STALE_MS
@@ -91,18 +100,19 @@ if (parentPort !== null) {
       devices: (tenant) => registry.devices(tenant),
       observe: httpMetrics(own),
       clock: systemClock,
-      logger: threadLogger(post),
+      logger,
     });
     port.on('message', (message: ToHttp) => {
       if (message.kind === 'status') {
         status = message.status;
         statusAt = performance.now();
-      } else if (message.kind === 'metrics') hub.accept(message.source, message.metrics);
+      } else if (message.kind === 'types') replaceTypes(types, message.types);
+      else if (message.kind === 'metrics') hub.accept(message.source, message.metrics);
       else if (message.kind === 'commandResult') commands.settle(message.id, message.sent);
       else {
         void server.close().then(async () => {
-          await store.close();
-          await consumer.close();
+          await data?.store.close();
+          await data?.consumer.close();
           registry.close();
           port.close();
         });

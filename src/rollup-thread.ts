@@ -1,5 +1,6 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
+import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { openConsumer, openStore, ROLLUP_GROUP } from './engines.ts';
@@ -11,8 +12,10 @@ import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
 
-/** `until`: offset by partition at which to end, everything before it processed. */
-export type ToRollup = { kind: 'drain'; until: Map<number, number> };
+/** `until`: offset by partition at which to end, everything before it processed; an empty one ends at once. */
+export type ToRollup =
+  | { kind: 'drain'; until: Map<number, number> }
+  | { kind: 'types'; types: Config['types'] };
 
 export type FromRollup =
   | { kind: 'ready' }
@@ -93,11 +96,17 @@ if (parentPort !== null) {
   const port = parentPort;
   const post = (message: FromRollup) => port.postMessage(message);
   const { config } = workerData as { config: Config };
-  const consumer = openConsumer(config);
+  const logger = threadLogger(post);
+  const engineLogger = { ...logger, debug: () => {} };
+  const consumer = await openConsumer(config, engineLogger);
   const drain = new Drain(consumer);
-  port.on('message', (message: ToRollup) => drain.to(message.until));
+  const types = deviceTypes(config);
+  port.on('message', (message: ToRollup) => {
+    if (message.kind === 'drain') drain.to(message.until);
+    else replaceTypes(types, message.types);
+  });
   try {
-    const store = openStore(config, { readOnly: false });
+    const store = await openStore(config, { readOnly: false, logger: engineLogger });
     setTimeout(releaseMemory, 2_000).unref();
     post({ kind: 'ready' });
     const delay = monitorEventLoopDelay({ resolution: 20 });
@@ -108,7 +117,8 @@ if (parentPort !== null) {
       group: ROLLUP_GROUP,
       clock: systemClock,
       config,
-      logger: threadLogger(post),
+      types,
+      logger,
       signal: drain.signal,
       onStats: (stats) => {
         post({ kind: 'stats', status: statusOf(stats, delay.percentile(99) / 1e6) });

@@ -13,9 +13,13 @@ export function configFile(given: string | undefined): string | undefined {
   );
 }
 
-/** Throws CONFIG_INVALID, CONFIG_NOT_FOUND. */
-export function readConfig(given: string | undefined): Config {
-  return loadConfig({ file: configFile(given), env: process.env }).config;
+/** `roles`: a list with commas, which wins over file and environment. Throws CONFIG_INVALID, CONFIG_NOT_FOUND. */
+export function readConfig(
+  given: string | undefined,
+  { roles }: { roles?: string | undefined } = {},
+): Config {
+  const env = roles === undefined ? process.env : { ...process.env, SPILLWAY_ROLES: `[${roles}]` };
+  return loadConfig({ file: configFile(given), env }).config;
 }
 
 /** What went wrong, on stderr, with what to do next; ends with exit code 1. */

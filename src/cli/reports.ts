@@ -42,7 +42,7 @@ export function addReportCommand(program: Command): void {
       const list = (values: string[]) => (values.length === 0 ? undefined : values);
       const { tenant, from, to, step, tz } = given;
       const format = given.format as Format;
-      const store = openStore(config, { readOnly: true });
+      const store = await openStore(config, { readOnly: true });
       const registry = openRegistry(config);
       try {
         const report = await runQuery(
@@ -95,8 +95,8 @@ export function addAuditCommand(program: Command): void {
     .option('--config <file>', 'configuration file')
     .action(async ({ config: file, tenant, last, byDevice, format }) => {
       const config = readConfig(file);
-      const store = openStore(config, { readOnly: true });
-      const consumer = openConsumer(config);
+      const store = await openStore(config, { readOnly: true });
+      const consumer = await openConsumer(config);
       try {
         const result = await audit({
           store,

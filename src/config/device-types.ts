@@ -18,3 +18,9 @@ export function deviceTypes(config: Pick<Config, 'types'>): Map<string, DeviceTy
     ]),
   );
 }
+
+/** Makes `types` what the configuration says, in place: for those who hold the map. */
+export function replaceTypes(types: Map<string, DeviceType>, configured: Config['types']): void {
+  types.clear();
+  for (const [name, type] of deviceTypes({ types: configured })) types.set(name, type);
+}

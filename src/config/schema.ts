@@ -48,7 +48,8 @@ const bytes = (fallback: string) =>
     .meta({ unit: 'bytes' });
 
 const port = (fallback: number) => z.int().min(0).max(65_535).default(fallback);
-const count = (fallback: number) => z.int().min(1).default(fallback);
+const count = (fallback: number, max = Number.MAX_SAFE_INTEGER) =>
+  z.int().min(1).max(max).default(fallback);
 
 const metric = z.strictObject({
   kind: z.enum(['float', 'int', 'bool', 'string']).default('float'),
@@ -59,7 +60,8 @@ const metric = z.strictObject({
   required: z.boolean().default(false),
 });
 
-const deviceType = z.strictObject({
+/** One of `types`. */
+export const deviceTypeSchema = z.strictObject({
   metrics: z
     .record(
       z
@@ -78,7 +80,71 @@ const deviceType = z.strictObject({
   pastMax: duration('7d'),
 });
 
+/** What a process does. */
+export const ROLES = ['gateway', 'rollup', 'http'] as const;
+export type Role = (typeof ROLES)[number];
+
+const text = (chars: number) => z.string().max(chars);
+
+const kafka = z.strictObject({
+  brokers: z.array(text(256)).max(64).default([]),
+  clientId: text(64).min(1).default('spillway'),
+  topicPrefix: z
+    .string()
+    .refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -')
+    .default('spillway'),
+  acknowledge: z.enum(['local', 'replicated']).default('local'),
+  compression: z.enum(['zstd', 'gzip', 'none']).default('zstd'),
+  partitions: count(6, 1_024),
+  replication: count(1, 32),
+  retainFor: duration('7d'),
+  retainBytes: bytes('0B'),
+  batchBytesMax: bytes('1MiB'),
+  linger: timer('20ms'),
+  connectTimeout: timer('5s', 100),
+  requestTimeout: timer('20s', 1_000),
+  sessionTimeout: timer('20s', 6_000),
+  tls: z
+    .strictObject({
+      enabled: z.boolean().default(false),
+      caFile: text(4_096).default(''),
+      certFile: text(4_096).default(''),
+      keyFile: text(4_096).default(''),
+      servername: text(256).default(''),
+    })
+    .prefault({}),
+  sasl: z
+    .strictObject({
+      mechanism: z.enum(['none', 'plain', 'scram-sha-256', 'scram-sha-512']).default('none'),
+      username: text(256).default(''),
+      password: text(1_024).default(''),
+      passwordFile: text(4_096).default(''),
+    })
+    .prefault({}),
+});
+
+const influxdb = z.strictObject({
+  url: text(1_024).default('http://127.0.0.1:8086'),
+  org: text(256).default(''),
+  token: text(1_024).default(''),
+  tokenFile: text(4_096).default(''),
+  bucketPrefix: z
+    .string()
+    .refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -')
+    .default('spillway'),
+  batchLinesMax: count(5_000),
+  batchBytesMax: bytes('2MiB'),
+  writesMax: count(2, 16),
+  gzipLevel: z.int().min(0).max(9).default(1),
+  attemptTimeout: timer('30s', 1_000),
+  retryAfterMax: timer('5m'),
+});
+
 export const configSchema = z.strictObject({
+  roles: z
+    .array(z.enum(ROLES))
+    .max(ROLES.length)
+    .default([...ROLES]),
   data: z.strictObject({ dir: z.string().min(1).default('./data') }).prefault({}),
   logging: z
     .strictObject({
@@ -107,7 +173,7 @@ export const configSchema = z.strictObject({
     .prefault({}),
   log: z
     .strictObject({
-      engine: z.enum(['embedded']).default('embedded'),
+      engine: z.enum(['embedded', 'kafka']).default('embedded'),
       embedded: z
         .strictObject({
           diskBytesMax: bytes('4GiB'),
@@ -119,6 +185,7 @@ export const configSchema = z.strictObject({
           compression: z.enum(['zstd', 'none']).default('zstd'),
         })
         .prefault({}),
+      kafka: kafka.prefault({}),
     })
     .prefault({}),
   rollup: z
@@ -133,7 +200,8 @@ export const configSchema = z.strictObject({
     .prefault({}),
   store: z
     .strictObject({
-      engine: z.enum(['embedded']).default('embedded'),
+      engine: z.enum(['embedded', 'influxdb']).default('embedded'),
+      influxdb: influxdb.prefault({}),
       retention: z
         .strictObject({
           raw: duration('30d'),
@@ -156,7 +224,10 @@ export const configSchema = z.strictObject({
     .prefault({}),
   shutdown: z.strictObject({ drainTimeout: timer('20s') }).prefault({}),
   types: z
-    .record(z.string().refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -'), deviceType)
+    .record(
+      z.string().refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -'),
+      deviceTypeSchema,
+    )
     .default({}),
 });
 

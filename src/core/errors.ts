@@ -26,12 +26,20 @@ export const ERRORS = {
     next: 'Keep the file, restore the batch named, or move past it by hand.',
   },
   LOG_VERSION: { retryable: false, next: 'Start the release that wrote this log, or a later one.' },
+  LOG_UNAVAILABLE: {
+    retryable: true,
+    next: 'Check that Kafka runs and that log.kafka is right; what was acknowledged waits on disk.',
+  },
   STORE_CORRUPT: { retryable: false, next: 'Keep the file named and restore it from a backup.' },
   STORE_VERSION: {
     retryable: false,
     next: 'Start the release that wrote this store, or a later one.',
   },
   STORE_BUSY: { retryable: true, next: 'Another process writes the store; try again.' },
+  STORE_UNAVAILABLE: {
+    retryable: true,
+    next: 'Check that InfluxDB runs and that store.influxdb is right; the log keeps what comes.',
+  },
   DATA_DIR_LOCKED: {
     retryable: false,
     next: 'Another Spillway uses this data directory; stop it or set data.dir.',

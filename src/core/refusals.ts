@@ -31,6 +31,7 @@ export const REFUSALS = {
   WILL_NOT_ALLOWED:
     'A will may go to the own state topic alone; the connection goes on without it.',
   RETAIN_IGNORED: 'The message was taken; telemetry is not retained. Clear the retain flag.',
+  LOG_REFUSED: 'The log refused the record as too large; send less in one reading.',
   STORE_REFUSED: 'The store refused the reading; tell the operator.',
 } as const satisfies Record<string, string>;
 

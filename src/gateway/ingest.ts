@@ -7,8 +7,8 @@ import type { DeviceEntry, Directory } from '../tenants/contract.ts';
 import { type Codec, type Decoded, type DecodedReading, isRejected } from './codecs/contract.ts';
 import { jsonCodec } from './codecs/json.ts';
 import { describe, refuse } from './refuse.ts';
-import { type Session, Target } from './session.ts';
-import { compileValidation, isRefusal, type Validate } from './validation.ts';
+import { type Session, Target, type TypeSlot } from './session.ts';
+import { compileValidation, isRefusal } from './validation.ts';
 
 /** A publish as the gate or a hook of the broker hands it over. */
 export interface Publish {
@@ -58,7 +58,8 @@ class DirectoryError extends Error {}
  */
 export class Ingest {
   private readonly options: IngestOptions;
-  private readonly validations = new Map<string, Validate>();
+  /** By name of a type; a session keeps the slot, so that a change reaches it. */
+  private readonly slots = new Map<string, TypeSlot>();
   private readonly sheds = new Map<
     string,
     { tenant: string; device: string; code: string; count: number }
@@ -67,18 +68,33 @@ export class Ingest {
 
   constructor(options: IngestOptions) {
     this.options = options;
-    const { metricsPerReadingMax, textMax } = options.limits;
-    for (const [name, type] of options.types) {
-      this.validations.set(
-        name,
-        compileValidation(type, { metricsMax: metricsPerReadingMax, textMax }),
-      );
-    }
+    this.setTypes(options.types);
     this.shedTimer = setInterval(() => this.flushShed(), SHED_FLUSH_MS);
   }
 
   target(identity: { tenant: string; device: string; type: string }): Target {
-    return new Target(identity, this.validations.get(identity.type));
+    return new Target(identity, this.slot(identity.type));
+  }
+
+  /** Readings are checked against these from now on. */
+  setTypes(types: ReadonlyMap<string, DeviceType>): void {
+    const { metricsPerReadingMax, textMax } = this.options.limits;
+    for (const [name, slot] of this.slots) if (!types.has(name)) slot.validate = undefined;
+    for (const [name, type] of types) {
+      this.slot(name).validate = compileValidation(type, {
+        metricsMax: metricsPerReadingMax,
+        textMax,
+      });
+    }
+  }
+
+  private slot(type: string): TypeSlot {
+    let slot = this.slots.get(type);
+    if (slot === undefined) {
+      slot = { validate: undefined };
+      this.slots.set(type, slot);
+    }
+    return slot;
   }
 
   /** `done` follows the contract of {@link LogAppender.append}: after the commit, in order, never at once. */
@@ -198,13 +214,14 @@ export class Ingest {
     received: number,
     request: AppendRequest,
   ): Refusal | undefined {
-    if (target.validate === undefined) {
+    const { validate } = target.slot;
+    if (validate === undefined) {
       return refuse('TYPE_UNKNOWN', {
         expected: 'a type of the configuration',
         actual: target.type,
       });
     }
-    const result = target.validate(item, received);
+    const result = validate(item, received);
     if (isRefusal(result)) return result;
     request.records.push(target.encode(result.ts, received, result.seq, result.values));
     request.tallyKeys.push(target.acceptedKey(received));

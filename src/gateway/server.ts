@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto';
 import type { EventEmitter } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { AuthenticateError, Client, ConnectPacket, PublishPacket, Subscription } from 'aedes';
+import { deviceTypes } from '../config/device-types.ts';
+import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
@@ -139,6 +141,11 @@ export class Gateway implements GateHandler {
   /** The log has room again. */
   relieve(): void {
     for (const gate of this.gates) if (gate.waiting) gate.resumeReading();
+  }
+
+  /** Readings are checked against these device types from now on. */
+  setTypes(types: Config['types']): void {
+    this.options.ingest.setTypes(deviceTypes({ types }));
   }
 
   /** Sends a command to a connected device; false when it is not connected or does not listen. */

@@ -4,22 +4,26 @@ import type { Validate } from './validation.ts';
 
 const HOUR_MS = 3_600_000;
 
+/** How readings of a type are checked now; `validate` is undefined while nobody declares the type. */
+export interface TypeSlot {
+  validate: Validate | undefined;
+}
+
 /** A device that readings are written for: the session's own, or one that it reports for. */
 export class Target {
   readonly tenant: string;
   readonly device: string;
   readonly type: string;
-  /** Undefined while the configuration does not declare the type. */
-  readonly validate: Validate | undefined;
+  readonly slot: TypeSlot;
   private readonly prefix: string;
   private tallyHourEnd = 0;
   private tally = '';
 
-  constructor(identity: Identity, validate: Validate | undefined) {
+  constructor(identity: Identity, slot: TypeSlot) {
     this.tenant = identity.tenant;
     this.device = identity.device;
     this.type = identity.type;
-    this.validate = validate;
+    this.slot = slot;
     this.prefix = readingPrefix(this.tenant, this.device, this.type);
   }
 

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
+import type { DeviceType } from '../core/nouns.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { LiveStatus } from '../ops/counters.ts';
 import type { StoreReader } from '../store/contract.ts';
@@ -9,8 +10,10 @@ import type { Turnstile } from './turnstile.ts';
 
 export interface HttpOptions {
   config: Config;
-  store: StoreReader;
-  consumer: LogConsumer;
+  /** What the API and the console read; absent: health and metrics alone are served. */
+  data?: { store: StoreReader; consumer: LogConsumer };
+  /** Device types by name, which may change meanwhile; default: those of `config`. */
+  types?: ReadonlyMap<string, DeviceType>;
   tokens: TokenVerifier;
   status: () => LiveStatus;
   /** The Prometheus text form. */
@@ -26,9 +29,15 @@ export interface HttpOptions {
 }
 
 /** What routes share. */
-export interface HttpContext extends HttpOptions {
+export interface HttpContext extends Omit<HttpOptions, 'data'> {
   rights(request: FastifyRequest, need: Need): Promise<Rights>;
   queries: Turnstile;
+}
+
+/** What routes to data share. */
+export interface DataContext extends HttpContext {
+  store: StoreReader;
+  consumer: LogConsumer;
 }
 
 /** Parameters of a URL as fastify gives them: texts, or lists where a name is repeated. */

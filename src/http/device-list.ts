@@ -1,4 +1,4 @@
-import type { HttpContext } from './context.ts';
+import type { DataContext } from './context.ts';
 
 /** Devices with data or an entry in the directory, and when each was last heard of. */
 
@@ -8,10 +8,10 @@ const TENANTS_KEPT_MS = 5_000;
 
 /** The tenants that there are: registered ones and those that the gateways have heard of. */
 export class TenantList {
-  private readonly context: HttpContext;
+  private readonly context: DataContext;
   private kept: { at: number; names: string[] } | undefined;
 
-  constructor(context: HttpContext) {
+  constructor(context: DataContext) {
     this.context = context;
   }
 
@@ -37,7 +37,7 @@ interface ListedDevice {
 }
 
 export async function listDevices(
-  context: HttpContext,
+  context: DataContext,
   tenants: readonly string[],
 ): Promise<{ devices: ListedDevice[]; truncated: boolean }> {
   const devices: ListedDevice[] = [];
@@ -49,7 +49,7 @@ export async function listDevices(
   return { devices, truncated: false };
 }
 
-async function devicesOf(context: HttpContext, tenant: string): Promise<ListedDevice[]> {
+async function devicesOf(context: DataContext, tenant: string): Promise<ListedDevice[]> {
   const { store } = context;
   const found = new Map<string, ListedDevice>();
   const entry = (device: string): ListedDevice => {

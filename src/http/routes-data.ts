@@ -10,16 +10,16 @@ import { CONTENT_TYPES, completenessLine, formatReport } from '../reports/format
 import { FORMATS, type Format, type Query } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
 import { requireOperator, tenantOf } from './access.ts';
-import { type HttpContext, parametersOf } from './context.ts';
+import { type DataContext, parametersOf } from './context.ts';
 import { deadLetterQuery, flag, only, timeRange } from './data-parameters.ts';
 import { listDevices, TenantList } from './device-list.ts';
 import { HttpError } from './errors.ts';
 
 /** The data of tenants: query, devices, dead letters, audit, commands. */
 
-export function dataRoutes(app: FastifyInstance, context: HttpContext): void {
+export function dataRoutes(app: FastifyInstance, context: DataContext): void {
   const { config, store, consumer, clock } = context;
-  const types = deviceTypes(config);
+  const types = context.types ?? deviceTypes(config);
   const retention = retentionOf(config);
   const tenants = new TenantList(context);
 
@@ -117,7 +117,7 @@ export function dataRoutes(app: FastifyInstance, context: HttpContext): void {
 }
 
 /** Types from the directory, read when the first is asked for; a device that is not there is undefined. */
-function typeFinder(context: HttpContext) {
+function typeFinder(context: DataContext) {
   let known: Map<string, string> | undefined;
   return (tenant: string, device: string): string | undefined => {
     known ??= new Map(context.devices?.(tenant).map((entry) => [entry.device, entry.type]));

@@ -45,7 +45,8 @@ export interface HttpServer {
 
 /** The HTTP API, the console, health and metrics. `docs/api.md` documents them. */
 export async function createHttpServer(options: HttpOptions): Promise<HttpServer> {
-  const { config, tokens } = options;
+  const { data, ...shared } = options;
+  const { config, tokens } = shared;
   const app = fastify({
     logger: false,
     bodyLimit: config.http.bodyBytesMax,
@@ -62,7 +63,7 @@ export async function createHttpServer(options: HttpOptions): Promise<HttpServer
   });
   const boundToLoopback = isLoopback(config.http.host);
   const context: HttpContext = {
-    ...options,
+    ...shared,
     queries: new Turnstile(QUERIES),
     rights: (request, need) =>
       rightsOf({ headers: request.headers, peer: request.socket.remoteAddress ?? '' }, need, {
@@ -70,9 +71,11 @@ export async function createHttpServer(options: HttpOptions): Promise<HttpServer
       }),
   };
   guards(app, context);
-  dataRoutes(app, context);
   healthRoutes(app, context);
-  await consoleRoutes(app, context);
+  if (data !== undefined) {
+    dataRoutes(app, { ...context, ...data });
+    await consoleRoutes(app, context);
+  }
   return {
     app,
     async listen() {

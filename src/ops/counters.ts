@@ -67,11 +67,26 @@ export const NO_STATUS: RollupStatus = {
   loopDelayMs: 0,
 };
 
+/** What a gateway's forwarder tells of itself, since its start. */
+export interface ForwardingStatus {
+  /** Records of the spool that Kafka does not have yet. */
+  backlogRecords: number;
+  records: number;
+  /** As sent, compressed. */
+  bytes: number;
+  /** Records that became dead letters because Kafka refused them. */
+  refused: number;
+  retries: number;
+  /** Why Kafka is away; an empty text while it is there. */
+  error: string;
+}
+
 /** What happens now, for the console and `GET /api/v1/status`. */
 export interface LiveStatus {
   /** ms since the epoch. */
   startedAt: number;
   version: string;
+  roles: readonly string[];
   ready: boolean;
   /** Why not, or an empty text. */
   readyReason: string;
@@ -80,6 +95,8 @@ export interface LiveStatus {
   readingsPerSecond: number;
   log: LogStats;
   rollup: RollupStatus;
+  /** Absent on the embedded log. */
+  forwarding?: ForwardingStatus;
   deadLettersByCode: Record<string, number>;
   shedByReason: Record<string, number>;
 }

@@ -1,5 +1,11 @@
 import type { LogStats } from '../log/contract.ts';
-import { type GatewayCounters, type LiveStatus, NO_STATUS, type RollupStatus } from './counters.ts';
+import {
+  type ForwardingStatus,
+  type GatewayCounters,
+  type LiveStatus,
+  NO_STATUS,
+  type RollupStatus,
+} from './counters.ts';
 
 /** Weight of the newest interval in the rates; about three seconds of memory at two looks a second. */
 const SMOOTHING = 0.3;
@@ -9,6 +15,7 @@ export class LiveView {
   private readonly counters: GatewayCounters;
   private readonly startedAt: number;
   private readonly version: string;
+  private readonly roles: readonly string[];
   private ready = false;
   private reason = 'starting';
   private lastAt = performance.now();
@@ -18,10 +25,16 @@ export class LiveView {
   private readingsPerSecond = 0;
   private rollupStatus = NO_STATUS;
 
-  constructor(options: { counters: GatewayCounters; startedAt: number; version: string }) {
+  constructor(options: {
+    counters: GatewayCounters;
+    startedAt: number;
+    version: string;
+    roles: readonly string[];
+  }) {
     this.counters = options.counters;
     this.startedAt = options.startedAt;
     this.version = options.version;
+    this.roles = options.roles;
   }
 
   setReady(ready: boolean, reason: string): void {
@@ -37,12 +50,13 @@ export class LiveView {
     this.rollupStatus = status;
   }
 
-  status(log: LogStats): LiveStatus {
+  status(log: LogStats, forwarding?: ForwardingStatus): LiveStatus {
     this.measure();
     const { connections, deadLetters, shed } = this.counters;
     return {
       startedAt: this.startedAt,
       version: this.version,
+      roles: this.roles,
       ready: this.ready,
       readyReason: this.reason,
       connections,
@@ -50,6 +64,7 @@ export class LiveView {
       readingsPerSecond: this.readingsPerSecond,
       log,
       rollup: this.rollupStatus,
+      ...(forwarding !== undefined && { forwarding }),
       deadLettersByCode: Object.fromEntries(deadLetters),
       shedByReason: Object.fromEntries(shed),
     };

@@ -1,9 +1,9 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import type { LogStats } from '../log/contract.ts';
-import type { GatewayCounters, RollupStatus } from './counters.ts';
+import type { ForwardingStatus, GatewayCounters, RollupStatus } from './counters.ts';
 import { LATENCY_BOUNDS_S, PlainHistogram } from './histogram.ts';
-import { counter, gatewayMetrics, histogram, logMetrics, rollupMetrics } from './metrics.ts';
+import { counter, gatewayMetrics, gauge, histogram, logMetrics, rollupMetrics } from './metrics.ts';
 
 /** The registries of the threads. */
 
@@ -79,5 +79,34 @@ export function rollupThreadMetrics(status: () => RollupStatus): Registry {
       this.set({ thread: 'rollup', quantile: '0.99' }, status().loopDelayMs / 1_000);
     },
   });
+  return registry;
+}
+
+/** The forwarder's way from the spool to Kafka. */
+export function forwardingMetrics(status: () => ForwardingStatus): Registry {
+  const registry = new Registry();
+  const total = (name: string, help: string, read: (of: ForwardingStatus) => number) =>
+    counter(registry, `spillway_forwarder_${name}_total`, help, [], () => [[{}, read(status())]]);
+  gauge(
+    registry,
+    'spillway_forwarder_backlog_records',
+    'Records of the spool that Kafka does not have yet.',
+    () => status().backlogRecords,
+  );
+  gauge(
+    registry,
+    'spillway_forwarder_connected',
+    '1 while Kafka takes records.',
+    () => Number(status().error === ''),
+    'min',
+  );
+  total('records', 'Records that Kafka has acknowledged.', (of) => of.records);
+  total('bytes', 'Bytes sent to Kafka, compressed.', (of) => of.bytes);
+  total(
+    'refused',
+    'Records that became dead letters since Kafka refused them.',
+    (of) => of.refused,
+  );
+  total('retries', 'Requests to Kafka that were made again.', (of) => of.retries);
   return registry;
 }

@@ -2,6 +2,7 @@ import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import { SpillwayError } from '../core/errors.ts';
+import type { DeviceType } from '../core/nouns.ts';
 import type { LogBatch, LogConsumer } from '../log/contract.ts';
 import type { Store } from '../store/contract.ts';
 import { DeviceTable } from './device-table.ts';
@@ -49,6 +50,8 @@ export interface RollupWorkerOptions {
   group?: string;
   clock: Clock;
   config: Pick<Config, 'rollup' | 'types'> & { store: { retention: { raw: number } } };
+  /** Device types by name, which may change meanwhile; default: those of `config`. */
+  types?: ReadonlyMap<string, DeviceType>;
   logger?: RollupLogger;
   /** Called between any two steps; what it throws ends the worker as a crash would. */
   faultPoint?: (name: FaultPoint) => void;
@@ -121,7 +124,8 @@ class RollupWorker {
     this.store = this.persistent(options.store);
     this.consumer = options.consumer;
     const loader = new WindowLoader(this.store, baseMs, latenessMs);
-    this.devices = new DeviceTable({ baseMs, latenessMs, types: deviceTypes(config) });
+    const types = options.types ?? deviceTypes(config);
+    this.devices = new DeviceTable({ baseMs, latenessMs, types });
     const rawMs = config.store.retention.raw;
     this.intake = new Intake({ baseMs, latenessMs, rawMs, devices: this.devices, loader });
     this.flush = new Flush({

@@ -6,6 +6,7 @@ import { SpillwayError } from '../core/errors.ts';
 import { isName } from '../core/names.ts';
 import type { DeviceEntry, Directory, TokenEntry, TokenRights } from './contract.ts';
 import { keepPrivate } from './private-file.ts';
+import { deviceKey, parseEntry, type RegistryValue } from './registry-entries.ts';
 import { generateSecret, hashGenerated, hashImported, sha256 } from './secrets.ts';
 
 const VERSION = 1;
@@ -21,26 +22,40 @@ export interface NewDevice {
   secret: string;
 }
 
+/** In place of a directory: in memory, gone with the object. */
+export const IN_MEMORY = ':memory:';
+
+export interface RegistryOptions {
+  /** Directory of `registry.db`, or {@link IN_MEMORY}. */
+  dir: string;
+  /** Names of the device types that devices may be given. */
+  types: ReadonlySet<string>;
+  clock: Clock;
+  /** After each change that a method makes, but {@link Registry.apply} and {@link Registry.replaceAll}. */
+  onChange?: (key: string, value: RegistryValue | null) => void;
+}
+
 /**
  * The directory on one machine: `registry.db`, which the program and the CLI share. Tables: `device`
- * (tenant, device, type, via, secret_hash, created_at), `token` (id, role, tenant, hash, created_at).
+ * (tenant, device, type, via, secret_hash, created_at), `token` (id, role, tenant, hash, created_at),
+ * `type` (name, definition). With a shared registry it is this machine's copy, kept by
+ * {@link Registry.replaceAll} and {@link Registry.apply}.
  */
 export class Registry implements Directory {
   private readonly db: DatabaseSync;
   private readonly clock: Clock;
   private readonly types: ReadonlySet<string>;
+  private readonly onChange: (key: string, value: RegistryValue | null) => void;
   private readonly findDevice;
   private readonly findToken;
   private readonly dataVersion;
   private readonly totalChanges;
 
-  constructor(options: { dir: string; types: ReadonlySet<string>; clock: Clock }) {
-    mkdirSync(options.dir, { recursive: true, mode: 0o700 });
-    const path = join(options.dir, 'registry.db');
-    keepPrivate(path);
-    this.db = new DatabaseSync(path);
+  constructor(options: RegistryOptions) {
+    this.db = new DatabaseSync(options.dir === IN_MEMORY ? IN_MEMORY : fileIn(options.dir));
     this.clock = options.clock;
     this.types = options.types;
+    this.onChange = options.onChange ?? (() => {});
     this.db.exec('PRAGMA busy_timeout = 5000');
     const version = Number(this.db.prepare('PRAGMA user_version').get()?.user_version ?? 0);
     if (version > VERSION) {
@@ -70,6 +85,11 @@ export class Registry implements Directory {
         hash TEXT NOT NULL UNIQUE,
         created_at INTEGER NOT NULL
       ) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS type (
+        name TEXT PRIMARY KEY,
+        definition TEXT NOT NULL
+      ) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS copied (at INTEGER NOT NULL);
     `);
     if (version < VERSION) this.db.exec(`PRAGMA user_version = ${VERSION}`);
     this.findDevice = this.db.prepare('SELECT * FROM device WHERE tenant = ? AND device = ?');
@@ -193,6 +213,7 @@ export class Registry implements Directory {
       .run(tenant, device);
     if (Number(changes) === 0)
       throw new SpillwayError('DEVICE_UNKNOWN', `there is no device ${tenant}/${device}`);
+    this.onChange(deviceKey(tenant, device), null);
   }
 
   /** The token is returned here and nowhere else. Throws NAME_INVALID. */
@@ -202,9 +223,11 @@ export class Registry implements Directory {
     const token = TOKEN_PREFIX + generateSecret();
     const hash = sha256(token).toString('base64url');
     const id = hash.slice(0, 12);
+    const createdAt = this.clock.now();
     this.db
       .prepare('INSERT INTO token VALUES (?, ?, ?, ?, ?)')
-      .run(id, rights.role, tenant, hash, this.clock.now());
+      .run(id, rights.role, tenant, hash, createdAt);
+    this.onChange(`token/${id}`, { role: rights.role, tenant, hash, createdAt });
     return { id, token };
   }
 
@@ -224,10 +247,58 @@ export class Registry implements Directory {
   removeToken(id: string): void {
     const { changes } = this.db.prepare('DELETE FROM token WHERE id = ?').run(id);
     if (Number(changes) === 0) throw new SpillwayError('NOT_FOUND', `there is no token ${id}`);
+    this.onChange(`token/${id}`, null);
+  }
+
+  /** Definitions of device types by name, in the form of the configuration; of a shared registry alone. */
+  typeDefinitions(): Map<string, unknown> {
+    const rows = this.db.prepare('SELECT name, definition FROM type ORDER BY name').all();
+    return new Map(rows.map((row) => [String(row.name), JSON.parse(String(row.definition))]));
+  }
+
+  /** True when it has been the copy of a shared registry before: what it holds is old, but was right. */
+  get isCopy(): boolean {
+    return this.db.prepare('SELECT at FROM copied').get() !== undefined;
+  }
+
+  /** Takes over changes that were made elsewhere; returns the keys of what is no entry of a registry. */
+  apply(changes: Iterable<readonly [key: string, value: unknown]>): string[] {
+    const strange: string[] = [];
+    this.transact(() => {
+      for (const [key, value] of changes) if (!this.put(key, value)) strange.push(key);
+    });
+    return strange;
+  }
+
+  /** Becomes the copy of a shared registry; what that does not have goes. Returns what {@link apply} does. */
+  replaceAll(entries: Iterable<readonly [key: string, value: unknown]>): string[] {
+    const strange: string[] = [];
+    this.transact(() => {
+      this.db.exec('DELETE FROM device; DELETE FROM token; DELETE FROM type; DELETE FROM copied;');
+      for (const [key, value] of entries) if (!this.put(key, value)) strange.push(key);
+      this.db.prepare('INSERT INTO copied VALUES (?)').run(this.clock.now());
+    });
+    return strange;
   }
 
   close(): void {
     this.db.close();
+  }
+
+  private put(key: string, value: unknown): boolean {
+    const entry = parseEntry(key, value);
+    if (entry === undefined) return false;
+    const { kind, names, set } = entry;
+    if (set !== null) {
+      const places = Array.from({ length: names.length + set.length }, () => '?').join(', ');
+      this.db.prepare(`INSERT OR REPLACE INTO ${kind} VALUES (${places})`).run(...names, ...set);
+    } else if (kind === 'device') {
+      this.db.prepare('DELETE FROM device WHERE tenant = ? AND device = ?').run(...names);
+    } else {
+      const column = kind === 'token' ? 'id' : 'name';
+      this.db.prepare(`DELETE FROM ${kind} WHERE ${column} = ?`).run(...names);
+    }
+    return true;
   }
 
   private insert(row: NewDevice, hash: string, via: string | undefined): void {
@@ -237,16 +308,23 @@ export class Registry implements Directory {
         `there is no device ${row.tenant}/${via} to report for others`,
       );
     }
+    const createdAt = this.clock.now();
     try {
       this.db
         .prepare('INSERT INTO device VALUES (?, ?, ?, ?, ?, ?)')
-        .run(row.tenant, row.device, row.type, via ?? null, hash, this.clock.now());
+        .run(row.tenant, row.device, row.type, via ?? null, hash, createdAt);
     } catch (error) {
       // SQLITE_CONSTRAINT
       if ((Number((error as { errcode?: number }).errcode) & 0xff) === 19)
         throw exists(row.tenant, row.device);
       throw error;
     }
+    this.onChange(deviceKey(row.tenant, row.device), {
+      type: row.type,
+      ...(via !== undefined && { via }),
+      secretHash: hash,
+      createdAt,
+    });
   }
 
   private transact(work: () => void): void {
@@ -280,6 +358,13 @@ export class Registry implements Directory {
       );
     }
   }
+}
+
+function fileIn(dir: string): string {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const path = join(dir, 'registry.db');
+  keepPrivate(path);
+  return path;
 }
 
 function exists(tenant: string, device: string): SpillwayError {

@@ -31,6 +31,7 @@ export const tokens: TokenVerifier = {
 export function liveStatus(more: Partial<LiveStatus> = {}): LiveStatus {
   return {
     ...{ startedAt: NOW - 3_600_000, version: '0.1.0', ready: true, readyReason: '' },
+    roles: ['gateway', 'rollup', 'http'],
     ...{ connections: 2, messagesPerSecond: 1_234.5, readingsPerSecond: 2_469 },
     log: {
       ...{ pendingBytes: 0, pendingRecords: 0, endOffset: 100, firstOffset: 0 },
@@ -78,7 +79,7 @@ export async function backend(
   Object.assign(config.http, { port: 0, ...http });
   const logged: unknown[] = [];
   const server = await createHttpServer({
-    ...{ config, store, tokens, consumer: system, clock: new ManualClock(NOW) },
+    ...{ config, tokens, clock: new ManualClock(NOW), data: { store, consumer: system } },
     status: () => liveStatus(),
     metrics: async () => '# HELP spillway_up 1\n',
     logger: { error: (...words: unknown[]) => void logged.push(words) } as HttpOptions['logger'],

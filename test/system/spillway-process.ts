@@ -235,8 +235,8 @@ export class SpillwayProcess {
 
   /** Calls with the store and the log's reading end, from this process. */
   async read<T>(call: (store: Store, consumer: LogConsumer) => Promise<T>): Promise<T> {
-    const store = openStore(this.config, { readOnly: true });
-    const consumer = openConsumer(this.config);
+    const store = await openStore(this.config, { readOnly: true });
+    const consumer = await openConsumer(this.config);
     try {
       return await call(store, consumer);
     } finally {

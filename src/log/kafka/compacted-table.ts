@@ -2,7 +2,7 @@ import type { Placement } from './client.ts';
 import { createKafka, Wire } from './client.ts';
 import { compress, decompress } from './codecs.ts';
 import { closed, corrupt, reasonOf } from './errors.ts';
-import { Producer } from './producer.ts';
+import { Producer, type Shipment } from './producer.ts';
 import { Reader } from './reader.ts';
 import {
   isControl,
@@ -28,6 +28,8 @@ export interface CompactedTableOptions<V> {
 
 const LIMITS = { fetchWaitMs: 500, fetchBytesMax: 8 * 2 ** 20, partitionBytesMax: 2 ** 20 };
 const ACKNOWLEDGE_TIMEOUT_MS = 10_000;
+/** Of one request; values are small, and a batch has a limit. */
+const PUTS_AT_ONCE = 1_000;
 
 interface Waiter {
   ends: Map<number, number>;
@@ -99,7 +101,17 @@ export class CompactedTable<V = unknown> {
    * Tries for as long as it takes; rejects with LOG_CLOSED.
    */
   put(key: string, value: unknown): Promise<void> {
-    const put = this.putting.then(() => this.send(key, value));
+    return this.putAll([[key, value]]);
+  }
+
+  /** The same for many, in their order. Not in one transaction: others may see some before the rest. */
+  putAll(changes: Iterable<readonly [key: string, value: unknown]>): Promise<void> {
+    const all = [...changes];
+    const put = this.putting.then(async () => {
+      for (let i = 0; i < all.length; i += PUTS_AT_ONCE) {
+        await this.send(all.slice(i, i + PUTS_AT_ONCE));
+      }
+    });
     this.putting = put.catch(() => {});
     return put;
   }
@@ -143,23 +155,36 @@ export class CompactedTable<V = unknown> {
     }
   }
 
-  private async send(key: string, value: unknown): Promise<void> {
+  private async send(changes: readonly (readonly [key: string, value: unknown])[]): Promise<void> {
     await this.started;
     if (this.closing.signal.aborted) throw closed();
     const { settings, topic, logger } = this.options;
     this.producer ??= new Producer(settings, [topic], ACKNOWLEDGE_TIMEOUT_MS, logger);
-    const partition = partitionOf(key, this.partitions);
-    const writer = new RecordWriter(1_024);
-    writer.add(Buffer.from(key), value === null ? null : JSON.stringify(value));
-    const records = compress(writer.records, 'none');
-    const [outcome] = await this.producer.send([
-      { topic, partition, codec: 'none', records, count: 1 },
-    ]);
-    if (outcome === undefined || 'refusedWith' in outcome) {
-      throw corrupt(topic, `the value of ${key} was refused with code ${outcome?.refusedWith}`);
+    const writers = new Map<number, RecordWriter>();
+    for (const [key, value] of changes) {
+      const partition = partitionOf(key, this.partitions);
+      const writer = writers.get(partition) ?? new RecordWriter(1_024);
+      writers.set(partition, writer);
+      writer.add(Buffer.from(key), value === null ? null : JSON.stringify(value));
     }
-    // A retransmission that the broker recognised may come back without its offset.
-    if (outcome.baseOffset >= 0) await this.reached(new Map([[partition, outcome.baseOffset + 1]]));
+    const shipments: Shipment[] = [...writers].map(([partition, writer]) => ({
+      topic,
+      partition,
+      codec: 'none',
+      records: compress(writer.records, 'none'),
+      count: writer.count,
+    }));
+    const outcomes = await this.producer.send(shipments);
+    const ends = new Map<number, number>();
+    for (const [i, { partition, count }] of shipments.entries()) {
+      const outcome = outcomes[i];
+      if (outcome === undefined || 'refusedWith' in outcome) {
+        throw corrupt(topic, `values were refused with code ${outcome?.refusedWith}`);
+      }
+      // A retransmission that the broker recognised may come back without its offset.
+      if (outcome.baseOffset >= 0) ends.set(partition, outcome.baseOffset + count);
+    }
+    if (ends.size === shipments.length) await this.reached(ends);
     else await this.caughtUp();
   }
 

@@ -1,7 +1,7 @@
 import { type ErrorCode, SpillwayError } from '../../core/errors.ts';
 
 /** What the codes of this engine are in the catalogue. */
-const UNAVAILABLE: ErrorCode = 'LOG_SATURATED';
+const UNAVAILABLE: ErrorCode = 'LOG_UNAVAILABLE';
 const CODEC_MISSING: ErrorCode = 'LOG_CORRUPT';
 
 /** Kafka did not answer, or not in time; the same call may succeed later. */

@@ -1,14 +1,13 @@
 import { HttpError } from '@influxdata/influxdb-client';
+import { SpillwayError } from '../../core/errors.ts';
 
 /**
  * InfluxDB cannot be reached, is overloaded or does not let us in. The same call may succeed later; no
  * part of it is lost, and repeating it is harmless.
  */
-export class InfluxUnavailableError extends Error {
-  readonly retryable = true;
-
+export class InfluxUnavailableError extends SpillwayError {
   constructor(message: string, options?: { cause?: unknown }) {
-    super(message, options);
+    super('STORE_UNAVAILABLE', message, options);
     this.name = 'InfluxUnavailableError';
   }
 }

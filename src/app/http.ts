@@ -1,0 +1,52 @@
+import { Worker } from 'node:worker_threads';
+import type { Logger } from 'pino';
+import { type ErrorCode, SpillwayError } from '../core/errors.ts';
+import type { FromHttp, HttpThreadData, ToHttp } from '../http-thread.ts';
+import { logLine } from '../logging.ts';
+
+export interface HttpHandle {
+  port: number;
+  post(message: ToHttp): void;
+  stop(): Promise<void>;
+}
+
+/** Runs the thread of HTTP. `command` resolves to true when a command is on its way to its device. */
+export async function startHttp(
+  workerData: HttpThreadData,
+  logger: Logger,
+  command: (tenant: string, device: string, payload: string) => Promise<boolean>,
+): Promise<HttpHandle> {
+  const worker = new Worker(new URL('../http-thread.ts', import.meta.url), {
+    workerData,
+    name: 'http',
+  });
+  const post = (message: ToHttp) => worker.postMessage(message);
+  const answer = async ({ id, tenant, device, payload }: CommandRequest) => {
+    const sent = await command(tenant, device, payload).catch((err: unknown) => {
+      logger.warn({ err, tenant, device }, 'a command could not be sent');
+      return false;
+    });
+    post({ kind: 'commandResult', id, sent });
+  };
+  const port = await new Promise<number>((resolve, reject) => {
+    worker.on('error', reject);
+    worker.on('message', (message: FromHttp) => {
+      if (message.kind === 'listening') resolve(message.port);
+      else if (message.kind === 'failed') {
+        reject(new SpillwayError((message.code ?? 'LISTEN_FAILED') as ErrorCode, message.message));
+      } else if (message.kind === 'log') logLine(logger, 'http', message);
+      else if (message.kind === 'command') void answer(message);
+    });
+  });
+  return {
+    port,
+    post,
+    async stop(): Promise<void> {
+      const ended = new Promise((resolve) => worker.once('exit', resolve));
+      post({ kind: 'stop' });
+      await ended;
+    },
+  };
+}
+
+type CommandRequest = Extract<FromHttp, { kind: 'command' }>;
