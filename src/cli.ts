@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { configFile, print, readConfig, reportError } from './cli/context.ts';
 import { addDeviceCommands, addTokenCommands } from './cli/devices.ts';
 import { addAuditCommand, addReportCommand } from './cli/reports.ts';
+import { addTypeCommands } from './cli/types.ts';
 import { explain } from './config/explain.ts';
 import { loadConfig } from './config/load.ts';
 import { VERSION } from './version.ts';
@@ -47,6 +48,7 @@ program
 
 addDeviceCommands(program);
 addTokenCommands(program);
+addTypeCommands(program);
 addReportCommand(program);
 addAuditCommand(program);
 

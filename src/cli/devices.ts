@@ -1,27 +1,13 @@
 import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { CsvError, parse } from 'csv-parse/sync';
-import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
-import { openRegistry } from '../engines.ts';
-import type { NewDevice, Registry } from '../tenants/registry.ts';
+import type { NewDevice } from '../tenants/registry.ts';
 import { readConfig } from './context.ts';
+import { withRegistry } from './registry.ts';
 
 const COLUMNS = ['tenant', 'device', 'type', 'secret'] as const;
 const IMPORT_BYTES_MAX = 256 * 2 ** 20;
-
-/** Calls with the registry of the configuration and closes it. */
-async function withRegistry<T>(
-  config: Config,
-  call: (registry: Registry) => T | Promise<T>,
-): Promise<T> {
-  const registry = openRegistry(config);
-  try {
-    return await call(registry);
-  } finally {
-    registry.close();
-  }
-}
 
 /** `spillway device …` */
 export function addDeviceCommands(program: Command): void {
@@ -38,7 +24,7 @@ export function addDeviceCommands(program: Command): void {
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
       const { tenant, type, name, prefix, via, count } = options;
-      const rows = await withRegistry(readConfig(options.config), (registry) =>
+      const rows = await withRegistry(readConfig(options.config), ({ registry }) =>
         name === undefined
           ? registry.addDevices({ tenant, type, prefix, via, count: Number(count) })
           : [registry.addDevice({ tenant, device: name, type, via })],
@@ -51,7 +37,9 @@ export function addDeviceCommands(program: Command): void {
     .option('--config <file>', 'configuration file')
     .action(async (file, options) => {
       const rows = readDevices(file);
-      await withRegistry(readConfig(options.config), (registry) => registry.importDevices(rows));
+      await withRegistry(readConfig(options.config), ({ registry }) =>
+        registry.importDevices(rows),
+      );
       process.stdout.write(`${rows.length} devices imported.\n`);
     });
   device
@@ -60,7 +48,7 @@ export function addDeviceCommands(program: Command): void {
     .option('--tenant <name>', 'of one tenant')
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
-      const entries = await withRegistry(readConfig(options.config), (registry) =>
+      const entries = await withRegistry(readConfig(options.config), ({ registry }) =>
         registry.devices(options.tenant),
       );
       const lines = entries.map((entry) =>
@@ -74,7 +62,7 @@ export function addDeviceCommands(program: Command): void {
     .option('--config <file>', 'configuration file')
     .action(async (name, options) => {
       const [tenant = '', ...rest] = String(name).split('/');
-      await withRegistry(readConfig(options.config), (registry) =>
+      await withRegistry(readConfig(options.config), ({ registry }) =>
         registry.removeDevice(tenant, rest.join('/')),
       );
     });
@@ -97,7 +85,7 @@ export function addTokenCommands(program: Command): void {
         options.operator === true
           ? ({ role: 'operator' } as const)
           : ({ role: 'tenant', tenant: String(options.tenant) } as const);
-      const added = await withRegistry(readConfig(options.config), (registry) =>
+      const added = await withRegistry(readConfig(options.config), ({ registry }) =>
         registry.addToken(rights),
       );
       process.stdout.write(`${added.token}\n`);
@@ -107,7 +95,7 @@ export function addTokenCommands(program: Command): void {
     .description('id, role and tenant')
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
-      const entries = await withRegistry(readConfig(options.config), (registry) =>
+      const entries = await withRegistry(readConfig(options.config), ({ registry }) =>
         registry.tokens(),
       );
       const lines = entries.map(({ id, rights, createdAt }) =>
@@ -125,7 +113,7 @@ export function addTokenCommands(program: Command): void {
     .description('revoke a token')
     .option('--config <file>', 'configuration file')
     .action(async (id, options) => {
-      await withRegistry(readConfig(options.config), (registry) =>
+      await withRegistry(readConfig(options.config), ({ registry }) =>
         registry.removeToken(String(id)),
       );
     });

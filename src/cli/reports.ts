@@ -4,13 +4,14 @@ import { retentionOf } from '../config/windows.ts';
 import { systemClock } from '../core/clock.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { parseDuration } from '../core/units.ts';
-import { openConsumer, openRegistry, openStore, ROLLUP_GROUP } from '../engines.ts';
+import { openConsumer, openStore, ROLLUP_GROUP } from '../engines.ts';
 import { auditJson, auditTable } from '../ops/audit-format.ts';
 import { audit } from '../ops/ledger.ts';
 import { completenessLine, formatReport } from '../reports/format.ts';
 import { FORMATS, type Format } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
 import { print, readConfig } from './context.ts';
+import { withRegistry } from './registry.ts';
 
 const collect = (value: string, known: string[]) => [...known, value];
 
@@ -43,8 +44,11 @@ export function addReportCommand(program: Command): void {
       const { tenant, from, to, step, tz } = given;
       const format = given.format as Format;
       const store = await openStore(config, { readOnly: true });
-      const registry = openRegistry(config);
       try {
+        const { types, typeOf } = await withRegistry(config, ({ registry, types }) => ({
+          types: deviceTypes({ types }),
+          typeOf: new Map(registry.devices(tenant).map((one) => [one.device, one.type])),
+        }));
         const report = await runQuery(
           store,
           {
@@ -59,19 +63,18 @@ export function addReportCommand(program: Command): void {
             stat: list(given.stat),
           },
           {
-            types: deviceTypes(config),
+            types,
             clock: systemClock,
             baseWindowMs: config.rollup.baseWindow,
             rowsMax: config.http.queryRowsMax,
             retention: retentionOf(config),
-            deviceType: (of, device) => registry.device(of, device)?.type,
+            deviceType: (_, device) => typeOf.get(device),
           },
         );
         await print(formatReport(report, format));
         if (format === 'csv')
           process.stderr.write(`${completenessLine(report, { bounded: false })}\n`);
       } finally {
-        registry.close();
         await store.close();
       }
     });
