@@ -1,49 +1,53 @@
-import kafkajs, { type PartitionAssigner } from 'kafkajs';
+import kafkajs from 'kafkajs';
+import type { Placement } from './wire.ts';
 
-const NAME = 'spillway';
+/** Name of the way in which partitions are shared; members with another one can't be in the same group. */
+export const ASSIGNER = 'spillway';
 const VERSION = 0;
+const { MemberMetadata, MemberAssignment } = kafkajs.AssignerProtocol;
+
+/** What a member says of itself when it joins. */
+export function encodeSubscription(topics: string[]): Buffer {
+  return MemberMetadata.encode({ version: VERSION, topics, userData: Buffer.alloc(0) });
+}
 
 /**
  * Shares partitions among the members of a group. Partitions with the same number of all topics go
  * together, and members that come and go move few of the others' partitions (rendezvous hashing with equal
- * shares). kafkajs's own assigner deals partitions out anew at every change.
+ * shares). A member gets nothing of a topic that it doesn't know: one of an earlier release.
  */
-export const assigner: PartitionAssigner = ({ cluster }) => ({
-  name: NAME,
-  version: VERSION,
-  protocol: ({ topics }) => ({
-    name: NAME,
-    metadata: kafkajs.AssignerProtocol.MemberMetadata.encode({
+export function assign(
+  members: readonly { memberId: string; memberMetadata: Buffer }[],
+  counts: ReadonlyMap<string, number>,
+): { memberId: string; memberAssignment: Buffer }[] {
+  const owners = share(
+    members.map(({ memberId }) => memberId),
+    Math.max(0, ...counts.values()),
+  );
+  return members.map(({ memberId, memberMetadata }) => {
+    const topics = new Set(MemberMetadata.decode(memberMetadata)?.topics);
+    const assignment: Record<string, number[]> = {};
+    for (const [topic, count] of counts) {
+      if (!topics.has(topic)) continue;
+      const its = owners.flatMap((owner, i) => (owner === memberId && i < count ? [i] : []));
+      if (its.length > 0) assignment[topic] = its;
+    }
+    const memberAssignment = MemberAssignment.encode({
       version: VERSION,
-      topics,
+      assignment,
       userData: Buffer.alloc(0),
-    }),
-  }),
-  assign: async ({ members, topics }) => {
-    const counts = new Map(
-      topics.map((topic) => [topic, cluster.findTopicPartitionMetadata(topic).length]),
-    );
-    const owners = share(
-      members.map(({ memberId }) => memberId),
-      Math.max(0, ...counts.values()),
-    );
-    return members.map(({ memberId }) => {
-      const assignment: Record<string, number[]> = {};
-      for (const [topic, count] of counts) {
-        const its = owners.flatMap((owner, i) => (owner === memberId && i < count ? [i] : []));
-        if (its.length > 0) assignment[topic] = its;
-      }
-      return {
-        memberId,
-        memberAssignment: kafkajs.AssignerProtocol.MemberAssignment.encode({
-          version: VERSION,
-          assignment,
-          userData: Buffer.alloc(0),
-        }),
-      };
     });
-  },
-});
+    return { memberId, memberAssignment };
+  });
+}
+
+/** Of the topics that are known here. */
+export function decodeAssignment(bytes: Buffer, topics: readonly string[]): Placement[] {
+  const assignment = MemberAssignment.decode(bytes)?.assignment ?? {};
+  return topics.flatMap((topic) =>
+    (assignment[topic] ?? []).map((partition) => ({ topic, partition })),
+  );
+}
 
 /** The member for each of `count` partitions; shares differ by one at most. */
 export function share(members: readonly string[], count: number): string[] {

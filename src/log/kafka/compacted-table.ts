@@ -1,5 +1,3 @@
-import type { Placement } from './client.ts';
-import { createKafka, Wire } from './client.ts';
 import { compress, decompress } from './codecs.ts';
 import { closed, corrupt, reasonOf } from './errors.ts';
 import { Producer, type Shipment } from './producer.ts';
@@ -14,6 +12,7 @@ import {
 import { partitionOf } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { backoffMs, pause } from './waiting.ts';
+import { type Placement, Wire } from './wire.ts';
 
 export interface CompactedTableOptions<V> {
   settings: KafkaSettings;
@@ -61,7 +60,7 @@ export class CompactedTable<V = unknown> {
   constructor(options: CompactedTableOptions<V>) {
     this.options = options;
     const { settings, topic, logger } = options;
-    this.wire = new Wire(createKafka(settings, logger), [topic], settings);
+    this.wire = new Wire(settings, logger, [topic]);
     this.reader = new Reader(
       settings,
       [topic],
@@ -141,7 +140,7 @@ export class CompactedTable<V = unknown> {
     for (let attempt = 0; ; attempt++) {
       if (this.closing.signal.aborted) throw closed();
       try {
-        await this.wire.refresh();
+        await this.wire.prepare();
         this.partitions = this.wire.partitions(topic);
         const all = Array.from({ length: this.partitions }, (_, partition) => ({
           topic,

@@ -1,5 +1,5 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import type { ConsumeOptions, LogBatch } from '../contract.ts';
-import type { Placement } from './client.ts';
 import { decodeBatches } from './decode.ts';
 import { corrupt, reasonOf } from './errors.ts';
 import type { GroupOffsets } from './group-offsets.ts';
@@ -9,6 +9,7 @@ import type { RawBatch } from './record-batch.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { fullName, LOG_TOPICS } from './topics.ts';
 import { Bell, backoffMs, pause } from './waiting.ts';
+import type { Placement } from './wire.ts';
 
 export interface ConsumptionLimits extends MembershipLimits, ReaderLimits {
   /** Compressed bytes that may wait for the caller; beyond this nothing is fetched. */
@@ -18,6 +19,8 @@ export interface ConsumptionLimits extends MembershipLimits, ReaderLimits {
 /** A partition of ours. */
 interface Held extends Placement {
   number: number;
+  /** Where it begins is known, so the caller may have got something of it. */
+  hasBegun: boolean;
   /** Offset of the next record that the caller gets. */
   next: number;
   raws: RawBatch[];
@@ -26,6 +29,8 @@ interface Held extends Placement {
 }
 
 const RECORDS_MAX = 4_000;
+/** How often a caller that waits looks whether this is a member by now, ms. */
+const LOOK_MS = 100;
 
 /**
  * One `consume` call: a member of the group, a reader for its partitions, and a bounded buffer between
@@ -101,7 +106,7 @@ export class Consumption {
         if (this.failure !== undefined) throw this.failure.error;
         const batch = this.isHeldBack ? undefined : await this.take();
         if (batch !== undefined) return batch;
-        await this.bell.wait();
+        await this.bell.wait(this.membership.isAlive ? undefined : LOOK_MS);
       }
       return undefined;
     } finally {
@@ -148,6 +153,8 @@ export class Consumption {
 
   /** The next batch of the partition whose turn it is. */
   private async take(): Promise<LogBatch | undefined> {
+    // Whoever was stopped for longer than its session learns of it a moment later.
+    if (!this.membership.isAlive) return undefined;
     for (const held of [...this.held.values()]) {
       if (held.ready.length === 0 && held.raws.length > 0) await this.unpack(held);
       // Unpacking may have waited, and the partition may be another's by now.
@@ -189,14 +196,17 @@ export class Consumption {
 
   private async giveUp(): Promise<void> {
     this.isHeldBack = true;
+    // A batch that is on its way to the caller comes before the call.
+    await turn();
+    const begun = [...this.held.values()].filter(({ hasBegun }) => hasBegun);
     try {
-      if (this.held.size > 0) await this.options.onRevoking?.([...this.held.keys()]);
+      if (begun.length > 0) await this.options.onRevoking?.(begun.map(({ number }) => number));
     } catch (error) {
       this.fail(error);
     }
   }
 
-  private assign(assignment: Placement[], continued: boolean): void {
+  private async assign(assignment: Placement[], continued: boolean): Promise<void> {
     const wanted = new Map(assignment.map((at) => [this.offsets.numberOf(at), at]));
     const lost = [...this.held.values()].filter(({ number }) => !continued || !wanted.has(number));
     for (const held of lost) {
@@ -204,19 +214,21 @@ export class Consumption {
       this.bufferBytes -= held.rawBytes;
       this.reader.stop(held);
     }
-    const gained: Held[] = [];
-    for (const [number, at] of wanted) {
-      if (this.held.has(number)) continue;
-      const held: Held = { ...at, number, next: 0, raws: [], rawBytes: 0, ready: [] };
-      this.held.set(number, held);
-      gained.push(held);
-    }
-    this.isHeldBack = false;
+    // As in `giveUp`: a batch of them that comes after the call would not be dropped.
+    await turn();
     try {
       if (lost.length > 0) this.options.onRevoked?.(lost.map(({ number }) => number));
     } catch (error) {
       this.fail(error);
     }
+    const gained: Held[] = [];
+    for (const [number, at] of wanted) {
+      if (this.held.has(number)) continue;
+      const held = { ...at, number, hasBegun: false, next: 0, raws: [], rawBytes: 0, ready: [] };
+      this.held.set(number, held);
+      gained.push(held);
+    }
+    this.isHeldBack = false;
     this.logger.info(
       {
         group: this.group,
@@ -252,6 +264,7 @@ export class Consumption {
       this.begun.add(held.number);
       this.committed.set(held.number, committed.get(held.number) ?? -1);
       held.next = Math.max(position, first);
+      held.hasBegun = true;
       this.reader.start(held, held.next);
     }
   }

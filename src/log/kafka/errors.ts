@@ -47,3 +47,11 @@ export const PROTOCOL = {
   INVALID_RECORD: 87,
   PRODUCER_FENCED: 90,
 } as const;
+
+/** The protocol's name of the error, which may stand behind the retries of kafkajs; undefined for others. */
+export function typeOf(error: unknown): string | undefined {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if ('type' in at && typeof at.type === 'string') return at.type;
+  }
+  return undefined;
+}

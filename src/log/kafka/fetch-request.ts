@@ -1,4 +1,4 @@
-import { type Exchange, encoded } from './client.ts';
+import { type Exchange, encoded } from './wire.ts';
 import { WireReader, WireWriter } from './wire-buffer.ts';
 
 export interface FetchFrom {

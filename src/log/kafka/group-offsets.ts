@@ -1,8 +1,8 @@
 import type { Broker } from 'kafkajs';
-import { createKafka, type Placement, Wire } from './client.ts';
 import { unavailable } from './errors.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { fullName, LOG_TOPICS, partitionNumber, topicPartition } from './topics.ts';
+import { type Placement, Wire } from './wire.ts';
 
 interface OffsetsAnswer {
   responses: { topic: string; partitions: { partition: number; offset: string }[] }[];
@@ -12,12 +12,11 @@ interface OffsetsAnswer {
 export class GroupOffsets {
   private readonly wire: Wire;
   private readonly prefix: string;
-  private ready = false;
 
   constructor(settings: KafkaSettings, logger: KafkaLogger) {
     this.prefix = settings.topicPrefix;
     const topics = LOG_TOPICS.map((topic) => fullName(this.prefix, topic));
-    this.wire = new Wire(createKafka(settings, logger), topics, settings);
+    this.wire = new Wire(settings, logger, topics);
   }
 
   /** Throws a retryable error while Kafka is away. */
@@ -111,14 +110,7 @@ export class GroupOffsets {
   }
 
   private async run<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      if (this.ready) await this.wire.refreshIfOld();
-      else await this.wire.refresh();
-      this.ready = true;
-      return await work();
-    } catch (error) {
-      this.ready = false;
-      throw error;
-    }
+    await this.wire.prepare();
+    return work();
   }
 }

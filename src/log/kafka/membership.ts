@@ -1,9 +1,9 @@
-import type { Cluster, Consumer, ConsumerGroupJoinEvent, PartitionAssigner } from 'kafkajs';
-import { assigner } from './assigner.ts';
-import { createKafka, type Placement } from './client.ts';
-import { reasonOf, unavailable } from './errors.ts';
-import { clientConfig, type KafkaLogger, type KafkaSettings } from './settings.ts';
-import { backoffMs, pause, within } from './waiting.ts';
+import { ASSIGNER, assign, decodeAssignment, encodeSubscription } from './assigner.ts';
+import { reasonOf, typeOf, unavailable } from './errors.ts';
+import { PositionCommits } from './position-commits.ts';
+import type { KafkaLogger, KafkaSettings } from './settings.ts';
+import { Bell, backoffMs, pause, within } from './waiting.ts';
+import { type GroupBroker, type Placement, Wire } from './wire.ts';
 
 export interface MembershipLimits {
   /** A member without a heartbeat for so long is taken for dead, ms. */
@@ -20,45 +20,61 @@ export interface MembershipEvents {
    * What this member has from here on. `continued`: nobody else can have had what it had before, since no
    * generation of the group was missed.
    */
-  onJoined(assignment: Placement[], continued: boolean): void;
+  onJoined(assignment: Placement[], continued: boolean): Promise<void>;
   /** Nothing belongs to this member any more. */
-  onLost(reason: string): void;
+  onLost(reason: string): Promise<void>;
 }
 
-/** How often kafkajs looks whether a heartbeat is due, ms. */
-const LOOK_MS = 100;
+/** This member's place in the group, from a join to the next one. */
+interface Generation {
+  id: number;
+  isLeader: boolean;
+  owned: ReadonlySet<string>;
+}
 
-/** Errors of a commit by which the group says that the partition is another member's. */
-const FENCED = ['ILLEGAL_GENERATION', 'UNKNOWN_MEMBER_ID', 'REBALANCE_IN_PROGRESS'];
+/** Answers by which the group says that this member is none, or not of the present generation. */
+const FENCED: ReadonlySet<string | undefined> = new Set([
+  'ILLEGAL_GENERATION',
+  'UNKNOWN_MEMBER_ID',
+  'FENCED_INSTANCE_ID',
+]);
+const REBALANCING = 'REBALANCE_IN_PROGRESS';
+
+/** Part of the rebalance timeout that `onJoining` may take; what is left is for the join itself. */
+const HOLD_SHARE = 0.7;
+const LEAVE_PATIENCE_MS = 3_000;
+const ANSWER_MARGIN_MS = 10_000;
 
 /**
- * A place in a consumer group, kept by kafkajs: join, heartbeats, commits. It is a consumer all of whose
- * partitions are paused for good; records are fetched by our own `reader.ts`. So heartbeats depend on no
- * batch, however long one takes.
+ * A place in a consumer group (Kafka's classic protocol, eager): join, heartbeats, commits. Records are
+ * fetched elsewhere (`reader.ts`), so heartbeats depend on no batch, however long one takes.
  *
- * States: joining → member → (rebalance) joining … ; a crash of kafkajs, or no sign of life from the group
- * within the session timeout, loses everything and begins anew with a new consumer. kafkajs never restarts
- * by itself here: its consumers are known to stop silently (tulios/kafkajs #659, #1431, #1570).
+ *   joining ──▶ member ──heartbeat: rebalance──▶ holding (onJoining, with heartbeats) ──▶ joining …
+ *      ▲           └──fenced, or no heartbeat answered within the session──▶ lost ──┐
+ *      └────────────────────────────────────────────────────────────────────────────┘
+ *
+ * It is not left to kafkajs: its consumers tie heartbeats to fetches and are known to stop silently
+ * (tulios/kafkajs #659, #1431, #1570). This loop ends only when it is closed.
  */
 export class Membership {
-  private readonly settings: KafkaSettings;
   private readonly group: string;
   private readonly topics: string[];
   private readonly limits: MembershipLimits;
   private readonly events: MembershipEvents;
   private readonly logger: KafkaLogger;
+  private readonly wire: Wire;
+  private readonly commits: PositionCommits;
   private readonly closing = new AbortController();
-  private consumer: Consumer | undefined;
-  private memberId: string | undefined;
-  private isMember = false;
-  /** Joins begun since the last one that succeeded. */
-  private joins = 0;
-  private signAt = performance.now();
-  private readonly watchdog: NodeJS.Timeout;
-  /** Grows with each new consumer that replaces a failed one. */
-  private epoch = 0;
-  /** New consumers after a crash or silence. */
-  restarts = 0;
+  private readonly bell = new Bell();
+  private memberId = '';
+  private generation: Generation | undefined;
+  private joining: Promise<void> | undefined;
+  /** `onJoining` has been called, and nothing was decided since. */
+  private isHolding = false;
+  /** When the last heartbeat that was answered well was sent, by the monotonic clock, ms. */
+  private signAt = 0;
+  private isTroubled = false;
+  private readonly done: Promise<void>;
 
   constructor(
     settings: KafkaSettings,
@@ -68,165 +84,259 @@ export class Membership {
     events: MembershipEvents,
     logger: KafkaLogger,
   ) {
-    this.settings = settings;
     this.group = group;
     this.topics = topics;
     this.limits = limits;
     this.events = events;
     this.logger = logger;
-    void this.open(0);
-    this.watchdog = setInterval(() => this.look(), limits.heartbeatMs);
+    this.wire = new Wire(settings, logger, topics);
+    this.commits = new PositionCommits((positions) => this.sendCommits(positions));
+    this.done = this.run();
+  }
+
+  /** False when the group may have given this member's partitions to others without its hearing of it. */
+  get isAlive(): boolean {
+    return this.generation !== undefined && this.sessionLeftMs() > 0;
   }
 
   /**
-   * Resolves with false, without effect, when the partition belongs to another member by now. Throws a
+   * Resolves with false, without effect, when the partition is not this member's any more. Throws a
    * retryable error while Kafka is away.
    */
-  async commit(at: Placement, offset: number): Promise<boolean> {
-    const { consumer } = this;
-    if (consumer === undefined || !this.isMember) throw unavailable('no member of the group');
-    try {
-      await consumer.commitOffsets([{ ...at, offset: String(offset) }]);
-      return true;
-    } catch (error) {
-      const type = typeOf(error);
-      if (type === undefined || !FENCED.includes(type)) throw unavailable('commit', error);
-      this.logger.debug({ ...at, offset, type }, 'a commit came too late');
-      return false;
-    }
+  commit(at: Placement, offset: number): Promise<boolean> {
+    return this.commits.commit(at, offset);
   }
 
   /** Leaves the group, so that others get the partitions at once. */
   async close(): Promise<void> {
+    if (this.closing.signal.aborted) return this.done;
     this.closing.abort();
-    clearInterval(this.watchdog);
-    const { consumer } = this;
-    this.consumer = undefined;
-    if (consumer !== undefined) await within(consumer.disconnect(), 3_000).catch(() => {});
+    this.bell.ring();
+    // A member that leaves while it joins would have the others wait for it.
+    const joining = this.joining?.catch(() => {});
+    if (joining !== undefined) await within(joining, LEAVE_PATIENCE_MS);
+    if (this.memberId !== '') {
+      const { group: groupId, memberId } = this;
+      await within(
+        this.call((broker) => broker.leaveGroup({ groupId, memberId })),
+        LEAVE_PATIENCE_MS,
+      ).catch((error: unknown) =>
+        this.logger.debug({ reason: reasonOf(error) }, 'could not leave the group'),
+      );
+    }
+    this.generation = undefined;
+    await this.wire.close();
+    await this.done;
   }
 
-  private async open(epoch: number): Promise<void> {
-    for (let attempt = 0; epoch === this.epoch && !this.closing.signal.aborted; attempt++) {
+  private async run(): Promise<void> {
+    const { signal } = this.closing;
+    for (let attempt = 0; !signal.aborted; ) {
       try {
-        await this.join();
-        return;
+        if (this.generation !== undefined) await this.hold();
+        if (signal.aborted) return;
+        this.joining = this.join();
+        await this.joining;
+        this.joining = undefined;
+        attempt = 0;
+        this.isTroubled = false;
+        await this.stay();
       } catch (error) {
-        if (epoch !== this.epoch) return;
-        this.logger.debug({ reason: reasonOf(error) }, 'could not join the group');
-        this.discard();
+        this.joining = undefined;
+        if (signal.aborted) return;
+        const isRebalance = typeOf(error) === REBALANCING;
+        if (!isRebalance) await this.fallen(error);
+        await pause(isRebalance ? 0 : backoffMs(attempt++), signal);
       }
-      await pause(backoffMs(attempt), this.closing.signal);
+    }
+  }
+
+  /** A join has failed. What this member had is its own until the group can have given it away. */
+  private async fallen(error: unknown): Promise<void> {
+    const type = typeOf(error);
+    if (type === 'UNKNOWN_MEMBER_ID') this.memberId = '';
+    const { sessionTimeoutMs, rebalanceTimeoutMs } = this.limits;
+    const patienceMs = sessionTimeoutMs + rebalanceTimeoutMs;
+    if (FENCED.has(type) || performance.now() - this.signAt > patienceMs) {
+      await this.lose(reasonOf(error));
+    }
+    if (!this.isTroubled && !FENCED.has(type)) {
+      this.isTroubled = true;
+      this.logger.warn(
+        { group: this.group, reason: reasonOf(error) },
+        'the group can not be joined; trying on',
+      );
+    }
+  }
+
+  /** Gives the owner time to finish with what may be taken away. Other members wait for this one. */
+  private async hold(): Promise<void> {
+    if (this.isHolding) return;
+    this.isHolding = true;
+    const until = performance.now() + this.limits.rebalanceTimeoutMs * HOLD_SHARE;
+    let isReady = false;
+    void this.events.onJoining().finally(() => {
+      isReady = true;
+      this.bell.ring();
+    });
+    let beatAt = performance.now() + this.limits.heartbeatMs;
+    while (!isReady && !this.closing.signal.aborted && this.generation !== undefined) {
+      const now = performance.now();
+      if (now >= until) {
+        this.logger.warn({ group: this.group }, 'a rebalance did not wait for this member');
+        return;
+      }
+      if (now >= beatAt) {
+        if ((await this.beat()) === 'fenced') return;
+        beatAt = performance.now() + this.limits.heartbeatMs;
+      }
+      await this.bell.wait(Math.min(beatAt, until) - performance.now());
     }
   }
 
   private async join(): Promise<void> {
-    const { sessionTimeoutMs, heartbeatMs, rebalanceTimeoutMs } = this.limits;
-    let cluster: Cluster | undefined;
-    const capturing: PartitionAssigner = (config) => {
-      cluster = config.cluster;
-      return assigner(config);
-    };
-    const consumer = createKafka(this.settings, this.logger).consumer({
-      groupId: this.group,
-      allowAutoTopicCreation: false,
-      sessionTimeout: sessionTimeoutMs,
-      heartbeatInterval: heartbeatMs,
-      rebalanceTimeout: rebalanceTimeoutMs,
-      maxWaitTimeInMs: LOOK_MS,
-      metadataMaxAge: 60_000,
-      partitionAssigners: [capturing],
-      retry: {
-        ...clientConfig(this.settings, this.logger).retry,
-        restartOnFailure: async () => false,
-      },
-    });
-    this.consumer = consumer;
-    this.signAt = performance.now();
-    if (cluster !== undefined) this.holdJoins(cluster, consumer);
-    consumer.on('consumer.group_join', (event) => this.joined(consumer, event));
-    consumer.on('consumer.heartbeat', () => {
-      if (this.consumer === consumer) this.signAt = performance.now();
-    });
-    consumer.on('consumer.crash', ({ payload }) => {
-      if (this.consumer === consumer) this.restart(reasonOf(payload.error));
-    });
-    await consumer.connect();
-    await consumer.subscribe({ topics: this.topics, fromBeginning: true });
-    await consumer.run({
-      autoCommit: false,
-      eachBatchAutoResolve: false,
-      eachBatch: async () => {},
-    });
-  }
-
-  /**
-   * kafkajs joins again as soon as it hears of a rebalance. The first step of a join is to look for the
-   * coordinator, so that is where it is made to wait for what `onJoining` has to do.
-   */
-  private holdJoins(cluster: Cluster, consumer: Consumer): void {
-    const find = cluster.findGroupCoordinator.bind(cluster);
-    cluster.findGroupCoordinator = async (group) => {
-      if (this.consumer === consumer) {
-        this.joins += 1;
-        this.signAt = performance.now();
-        if (this.joins === 1 && this.isMember) {
-          const { sessionTimeoutMs, rebalanceTimeoutMs } = this.limits;
-          const holdMs = Math.min(sessionTimeoutMs, rebalanceTimeoutMs) / 2;
-          await within(this.events.onJoining(), holdMs);
-          this.signAt = performance.now();
-        }
-      }
-      return find(group);
-    };
-  }
-
-  private joined(consumer: Consumer, { payload }: ConsumerGroupJoinEvent): void {
-    if (this.consumer !== consumer) return;
-    consumer.pause(this.topics.map((topic) => ({ topic })));
-    const continued = this.isMember && this.joins === 1 && payload.memberId === this.memberId;
-    this.memberId = payload.memberId;
-    this.isMember = true;
-    this.joins = 0;
-    this.signAt = performance.now();
-    const assignment = Object.entries(payload.memberAssignment).flatMap(([topic, partitions]) =>
-      partitions.map((partition) => ({ topic, partition })),
-    );
-    this.events.onJoined(assignment, continued);
-  }
-
-  /** Looks for signs of life. A join may take as long as the slowest member. */
-  private look(): void {
-    if (this.consumer === undefined) return;
+    const { group: groupId, topics } = this;
     const { sessionTimeoutMs, rebalanceTimeoutMs } = this.limits;
-    const patienceMs = this.joins > 0 ? rebalanceTimeoutMs + sessionTimeoutMs : sessionTimeoutMs;
-    if (performance.now() - this.signAt > patienceMs) this.restart('no sign of life');
+    const answerMs = rebalanceTimeoutMs + sessionTimeoutMs + ANSWER_MARGIN_MS;
+    const joined = await this.call(
+      (broker) =>
+        broker.joinGroup({
+          groupId,
+          sessionTimeout: sessionTimeoutMs,
+          rebalanceTimeout: rebalanceTimeoutMs,
+          memberId: this.memberId,
+          groupProtocols: [{ name: ASSIGNER, metadata: encodeSubscription(topics) }],
+        }),
+      answerMs,
+    );
+    const { memberId, generationId } = joined;
+    const isSame = memberId === this.memberId;
+    this.memberId = memberId;
+    const isLeader = joined.leaderId === memberId;
+    if (isLeader) this.wire.invalidate();
+    await this.wire.prepare();
+    const groupAssignment = isLeader ? assign(joined.members, this.counts()) : [];
+    const sentAt = performance.now();
+    const { memberAssignment } = await this.call(
+      (broker) => broker.syncGroup({ groupId, generationId, memberId, groupAssignment }),
+      answerMs,
+    );
+    const assignment = decodeAssignment(memberAssignment, topics);
+    const continued = isSame && this.generation?.id === generationId - 1;
+    this.signAt = sentAt;
+    this.generation = { id: generationId, isLeader, owned: new Set(assignment.map(keyOf)) };
+    this.isHolding = false;
+    await this.events.onJoined(assignment, continued);
   }
 
-  private restart(reason: string): void {
-    this.restarts += 1;
+  /** Until the group rebalances, or has done so without this member. */
+  private async stay(): Promise<void> {
+    const counts = JSON.stringify([...this.counts()]);
+    let waitMs = this.limits.heartbeatMs;
+    for (;;) {
+      await this.bell.wait(Math.min(waitMs, Math.max(this.sessionLeftMs(), 0)));
+      if (this.closing.signal.aborted || this.generation === undefined) return;
+      const outcome = await this.beat();
+      if (outcome === 'rebalance' || outcome === 'fenced') return;
+      waitMs = outcome === 'well' ? this.limits.heartbeatMs : this.limits.heartbeatMs / 4;
+      if (this.sessionLeftMs() <= 0) {
+        await this.lose('no heartbeat was answered within the session');
+        return;
+      }
+      if (outcome !== 'well' || !this.generation?.isLeader) continue;
+      // Somebody has given a topic more partitions.
+      if (JSON.stringify([...this.counts()]) !== counts) return;
+    }
+  }
+
+  private async beat(): Promise<'well' | 'rebalance' | 'fenced' | 'unanswered'> {
+    const { generation, memberId, group: groupId } = this;
+    if (generation === undefined) return 'fenced';
+    const sentAt = performance.now();
+    try {
+      const answer = await within(
+        this.call((broker) =>
+          broker
+            .heartbeat({ groupId, memberId, groupGenerationId: generation.id })
+            .then(() => true),
+        ),
+        Math.max(this.sessionLeftMs(), 1),
+      );
+      if (answer !== true) return 'unanswered';
+      this.signAt = sentAt;
+      return 'well';
+    } catch (error) {
+      const type = typeOf(error);
+      if (type === REBALANCING) {
+        this.signAt = sentAt;
+        return 'rebalance';
+      }
+      if (!FENCED.has(type)) {
+        this.logger.debug({ reason: reasonOf(error) }, 'a heartbeat failed');
+        return 'unanswered';
+      }
+      if (type === 'UNKNOWN_MEMBER_ID') this.memberId = '';
+      await this.lose(reasonOf(error));
+      return 'fenced';
+    }
+  }
+
+  /** Commits of the present generation; those of partitions that are not owned are not sent. */
+  private async sendCommits(positions: ReadonlyMap<string, Placement & { offset: number }>) {
+    if (this.joining !== undefined) await this.joining.catch(() => {});
+    const { generation, memberId, group: groupId } = this;
+    if (generation === undefined) throw unavailable('no member of the group');
+    const ours = [...positions].filter(([key]) => generation.owned.has(key));
+    const byTopic = Map.groupBy(ours, ([, { topic }]) => topic);
+    const topics = [...byTopic].map(([topic, its]) => ({
+      topic,
+      partitions: its.map(([, { partition, offset }]) => ({ partition, offset: String(offset) })),
+    }));
+    try {
+      if (topics.length > 0) {
+        await this.call((broker) =>
+          broker.offsetCommit({ groupId, memberId, groupGenerationId: generation.id, topics }),
+        );
+      }
+      return new Set(ours.map(([key]) => key));
+    } catch (error) {
+      const type = typeOf(error);
+      if (!FENCED.has(type) && type !== REBALANCING) throw error;
+      this.logger.debug({ type }, 'a commit came too late');
+      return new Set<string>();
+    }
+  }
+
+  private async lose(reason: string): Promise<void> {
+    if (this.generation === undefined) return;
+    this.generation = undefined;
+    this.isHolding = false;
     this.logger.warn({ group: this.group, reason }, 'lost its place in the group; joining anew');
-    this.discard();
-    if (this.closing.signal.aborted) return;
-    this.epoch += 1;
-    void this.open(this.epoch);
+    await this.events.onLost(reason);
   }
 
-  private discard(): void {
-    const { consumer } = this;
-    this.consumer = undefined;
-    this.memberId = undefined;
-    this.joins = 0;
-    const wasMember = this.isMember;
-    this.isMember = false;
-    if (consumer !== undefined) void within(consumer.disconnect(), 3_000).catch(() => {});
-    if (wasMember) this.events.onLost('no longer a member of the group');
+  private async call<T>(
+    call: (broker: GroupBroker) => Promise<T>,
+    patienceMs?: number,
+  ): Promise<T> {
+    try {
+      await this.wire.prepare();
+    } catch (error) {
+      // What is wrong with a topic doesn't concern the group.
+      if (typeOf(error) === undefined) throw error;
+    }
+    return this.wire.coordinator(this.group, call, patienceMs);
+  }
+
+  private counts(): Map<string, number> {
+    return new Map(this.topics.map((topic) => [topic, this.wire.partitions(topic)]));
+  }
+
+  private sessionLeftMs(): number {
+    return this.signAt + this.limits.sessionTimeoutMs - performance.now();
   }
 }
 
-/** The name of the protocol's error in an error of kafkajs, which may stand behind its retries. */
-function typeOf(error: unknown): string | undefined {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    if ('type' in at && typeof at.type === 'string') return at.type;
-  }
-  return undefined;
+function keyOf({ topic, partition }: Placement): string {
+  return `${topic}/${partition}`;
 }

@@ -1,4 +1,3 @@
-import { createKafka, Wire } from './client.ts';
 import type { WrittenCodec } from './codecs.ts';
 import { CODECS } from './codecs.ts';
 import { closed, PROTOCOL, reasonOf } from './errors.ts';
@@ -6,6 +5,7 @@ import { type PartitionAnswer, produceRequest } from './produce-request.ts';
 import { encodeBatch } from './record-batch.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { backoffMs, pause } from './waiting.ts';
+import { Wire } from './wire.ts';
 
 /** Records for one partition, compressed; at most one of them for each partition in a call of `send`. */
 export interface Shipment {
@@ -67,14 +67,13 @@ export class Producer {
   private readonly closing = new AbortController();
   private identity: { id: bigint; epoch: number } | undefined;
   private readonly sequences = new Map<string, number>();
-  private ready = false;
   private sending = false;
   private failedSince = 0;
   readonly stats: ProducerStats = { attempts: 0, retries: 0, lastError: undefined };
 
   /** `timeoutMs`: how long brokers wait for all replicas. */
   constructor(settings: KafkaSettings, topics: string[], timeoutMs: number, logger: KafkaLogger) {
-    this.wire = new Wire(createKafka(settings, logger), topics, settings);
+    this.wire = new Wire(settings, logger, topics);
     this.timeoutMs = timeoutMs;
     this.logger = logger;
   }
@@ -98,7 +97,7 @@ export class Producer {
     for (let attempt = 0; ; attempt++) {
       if (this.closing.signal.aborted) throw closed();
       try {
-        await this.prepare();
+        await this.wire.prepare();
         if (this.identity === undefined) {
           this.identity = await this.initIdentity();
           // Numbers begin anew: what is not decided yet is stamped again.
@@ -113,7 +112,7 @@ export class Producer {
         }
         this.failed(failure);
       } catch (error) {
-        this.ready = false;
+        this.wire.invalidate();
         this.failed(reasonOf(error));
       }
       await pause(backoffMs(attempt), this.closing.signal);
@@ -142,7 +141,7 @@ export class Producer {
     for (const result of await Promise.allSettled(sends)) {
       if (result.status === 'rejected') failure ??= reasonOf(result.reason);
     }
-    if (failure !== undefined) this.ready = false;
+    if (failure !== undefined) this.wire.invalidate();
     return failure;
   }
 
@@ -179,12 +178,6 @@ export class Producer {
       },
     );
     return { shipment, bytes };
-  }
-
-  private async prepare(): Promise<void> {
-    if (this.ready) await this.wire.refreshIfOld();
-    else await this.wire.refresh();
-    this.ready = true;
   }
 
   private async initIdentity(): Promise<{ id: bigint; epoch: number }> {

@@ -56,7 +56,7 @@ export class Bell {
   async wait(ms?: number): Promise<void> {
     if (!this.rung) {
       await new Promise<void>((resolve) => {
-        const timer = ms === undefined ? undefined : setTimeout(resolve, ms);
+        const timer = ms === undefined ? undefined : setTimeout(resolve, Math.max(ms, 0));
         this.wake = () => {
           clearTimeout(timer);
           resolve();
