@@ -1,4 +1,3 @@
-import { createKafka, type Placement, Wire } from './client.ts';
 import { compress, decompress } from './codecs.ts';
 import { closed, reasonOf } from './errors.ts';
 import { Producer } from './producer.ts';
@@ -13,6 +12,7 @@ import {
 import { partitionOf } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { backoffMs, pause } from './waiting.ts';
+import { type Placement, Wire } from './wire.ts';
 
 export interface BusOptions {
   settings: KafkaSettings;
@@ -46,7 +46,7 @@ export class Bus {
   constructor(options: BusOptions) {
     const { settings, topic, logger } = options;
     this.options = options;
-    this.wire = new Wire(createKafka(settings, logger), [topic], settings);
+    this.wire = new Wire(settings, logger, [topic]);
     this.producer = new Producer(settings, [topic], ACKNOWLEDGE_TIMEOUT_MS, logger);
     this.reader = new Reader(
       settings,
@@ -97,7 +97,7 @@ export class Bus {
     for (let attempt = 0; ; attempt++) {
       if (this.closing.signal.aborted) throw closed();
       try {
-        await this.wire.refresh();
+        await this.wire.prepare();
         const all: Placement[] = Array.from(
           { length: this.wire.partitions(topic) },
           (_, partition) => ({ topic, partition }),
