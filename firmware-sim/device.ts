@@ -1,9 +1,16 @@
 import { DeviceClock } from './device-clock.ts';
-import type { Behaviour, FirmwareSpec, FleetSpec, GroupSpec } from './fleet-schema.ts';
+import type {
+  Behaviour,
+  FirmwareSpec,
+  FleetSpec,
+  GroupSpec,
+  PayloadSpec,
+  RateSpec,
+} from './fleet-schema.ts';
 import { encodeMalformed, type MalformedKind } from './malformed.ts';
 import { Sensors } from './models.ts';
-import { BATCH_MAX, encodeReadings, type Reading } from './payload.ts';
-import { createRandom, type Random } from './random.ts';
+import { BATCH_MAX, encodeReadings, pad, type Reading } from './payload.ts';
+import { createRandom, pickWeighted, type Random } from './random.ts';
 import { rateFactor } from './rate.ts';
 import { ReadingBuffer } from './reading-buffer.ts';
 import type { Tally } from './tally.ts';
@@ -52,6 +59,8 @@ export class Device {
   readonly #group: GroupSpec;
   readonly #behaviour: Behaviour;
   readonly #firmware: FirmwareSpec;
+  readonly #rate: RateSpec;
+  readonly #payloads: readonly PayloadSpec[];
   readonly #random: Random;
   readonly #isGateway: boolean;
   readonly #type: string;
@@ -62,6 +71,9 @@ export class Device {
   readonly #onTick = (): void => this.#tick();
   readonly #timers = new Set<Timer>();
   #tickTimer: Timer | undefined;
+  /** What the next message shall look like. */
+  #next: PayloadSpec;
+  #draining = false;
   #bootedAt = 0;
   #dueAt = 0;
   #sampledAt = 0;
@@ -82,7 +94,12 @@ export class Device {
     this.#type = identity.type;
     this.#isGateway = children !== undefined;
     this.#random = createRandom(fleet.seed, name);
-    this.#firmware = pickFirmware(group.firmware, this.#random);
+    this.#firmware = pickWeighted(group.firmware, ({ share }) => share, this.#random);
+    this.#rate = fleet.tenantRates[identity.tenant] ?? fleet.rate;
+    this.#payloads = behaviour.payloads ?? [
+      { weight: 1, form: behaviour.form, readings: 1, bytes: 0 },
+    ];
+    this.#next = this.#pickPayload();
     this.#buffer = new ReadingBuffer(behaviour.buffer);
     const metrics = { ...group.metrics, ...this.#firmware.metrics };
     this.#units = (children ?? [identity.device]).map((unit) => ({
@@ -135,12 +152,16 @@ export class Device {
     for (const outage of this.#behaviour.outages) {
       if (this.#random() < outage.share) this.#planOutage(outage, startedMs + outage.at);
     }
+    for (const storm of this.#context.fleet.storms) {
+      if (this.#random() < storm.share) this.#planStorm(storm, startedMs + storm.at);
+    }
     this.#uplink.connect();
   }
 
   /** Measures no more, ends every outage and sends what there is. */
   beginDrain(): void {
     const { timers } = this.#context;
+    this.#draining = true;
     timers.cancel(this.#tickTimer);
     for (const timer of this.#timers) timers.cancel(timer);
     this.#timers.clear();
@@ -154,9 +175,9 @@ export class Device {
   }
 
   #tick(): void {
-    const { fleet, timers, tally, startedMs } = this.#context;
+    const { timers, tally, startedMs } = this.#context;
     const now = timers.now();
-    const factor = rateFactor(fleet.rate, now - startedMs);
+    const factor = rateFactor(this.#rate, now - startedMs);
     const period = this.#group.period / factor;
     this.#sample(now);
     this.#releaseHeld(now);
@@ -211,15 +232,25 @@ export class Device {
 
   #pump(): void {
     while (this.#uplink.room > 0) {
+      // A full ring has no room for what is still to be collected.
+      const enough = Math.min(this.#next.readings, this.#buffer.limit);
+      if (this.#buffer.length < enough && !this.#draining) return;
       const first = this.#buffer.shift();
       if (first === undefined) return;
       if (first.spoilt !== undefined) this.#sendSpoilt(first, first.spoilt);
       else this.#sendBatch(first);
+      this.#next = this.#pickPayload();
     }
   }
 
+  #pickPayload(): PayloadSpec {
+    const [only] = this.#payloads;
+    if (this.#payloads.length === 1 && only !== undefined) return only;
+    return pickWeighted(this.#payloads, ({ weight }) => weight, this.#random);
+  }
+
   #sendSpoilt(entry: Entry, kind: MalformedKind): void {
-    const style = { flat: this.#behaviour.form === 'flat', gateway: this.#isGateway };
+    const style = { flat: this.#next.form === 'flat', gateway: this.#isGateway };
     this.#context.tally.countMalformed(kind);
     this.#uplink.send(encodeMalformed(entry, kind, this.#random, style), 'malformed', 1);
   }
@@ -232,8 +263,9 @@ export class Device {
       this.#buffer.shift();
     }
     const fresh = this.#context.timers.now() - first.takenAt < FRESH_MS;
-    const flat = this.#behaviour.form === 'flat' && fresh;
-    const payload = encodeReadings(batch, { flat, gateway: this.#isGateway });
+    const flat = this.#next.form === 'flat' && fresh;
+    const text = encodeReadings(batch, { flat, gateway: this.#isGateway });
+    const payload = pad(text, this.#next.bytes);
     this.#uplink.send(payload, 'reading', batch.length);
     if (this.#random() < this.#behaviour.duplicates) {
       this.#context.tally.duplicates++;
@@ -264,6 +296,13 @@ export class Device {
     });
   }
 
+  #planStorm(storm: FleetSpec['storms'][number], at: number): void {
+    this.#later(at, () => {
+      this.#uplink.lose();
+      if (storm.every !== undefined) this.#planStorm(storm, at + storm.every);
+    });
+  }
+
   #later(at: number, run: () => void): void {
     const timer = this.#context.timers.at(at, () => {
       this.#timers.delete(timer);
@@ -271,15 +310,4 @@ export class Device {
     });
     this.#timers.add(timer);
   }
-}
-
-function pickFirmware(versions: readonly FirmwareSpec[], random: Random): FirmwareSpec {
-  let point = random() * versions.reduce((sum, version) => sum + version.share, 0);
-  let chosen = versions[0] as FirmwareSpec;
-  for (const version of versions) {
-    chosen = version;
-    point -= version.share;
-    if (point < 0) break;
-  }
-  return chosen;
 }

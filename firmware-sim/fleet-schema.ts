@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { MALFORMED_KINDS } from './malformed.ts';
 import { metricsSchema } from './models-schema.ts';
+import { BATCH_MAX } from './payload.ts';
 import { RATE_FACTOR_MIN } from './rate.ts';
 import { duration, share } from './yaml-file.ts';
 
@@ -19,12 +20,44 @@ const outageSchema = z.strictObject({
   share: share.default(1),
 });
 
+const weight = z.number().min(0);
+
+/** One QoS for every message, or weights: `{0: 3, 1: 7}` sends three of ten messages with QoS 0. */
+const qosSchema = z
+  .union([
+    z.literal([0, 1, 2]),
+    z
+      .strictObject({ 0: weight.default(0), 1: weight.default(0), 2: weight.default(0) })
+      .refine((of) => of[0] + of[1] + of[2] > 0, 'expected a weight above 0'),
+  ])
+  .default(1)
+  .transform((qos): QosWeights => {
+    if (typeof qos === 'object') return [qos[0], qos[1], qos[2]];
+    return [Number(qos === 0), Number(qos === 1), Number(qos === 2)];
+  });
+
+export type QosWeights = readonly [number, number, number];
+
+const form = z.enum(['flat', 'stamped']);
+
+/** One shape of message in a mix. */
+const payloadSchema = z.strictObject({
+  weight: z.number().positive().default(1),
+  form: form.default('stamped'),
+  /** Readings that are collected before the message goes. */
+  readings: z.int().min(1).max(BATCH_MAX).default(1),
+  /** The text is padded with spaces to at least so many bytes. */
+  bytes: z.int().min(0).max(2_000_000).default(0),
+});
+
 const behaviourSchema = z.strictObject({
-  qos: z.union([z.literal(0), z.literal(1), z.literal(2)]).default(1),
+  qos: qosSchema,
   /** `names`: t/<tenant>/d/<device>/telemetry; `me`: me/telemetry. */
   topic: z.enum(['names', 'me']).default('names'),
   /** `flat`: {metric: value}; `stamped`: {ts, seq, values}. */
-  form: z.enum(['flat', 'stamped']).default('stamped'),
+  form: form.default('stamped'),
+  /** Several shapes of message, by weight, in place of `form`. */
+  payloads: z.array(payloadSchema).min(1).max(20).optional(),
   /** Readings kept while they can't be sent; then the oldest go. */
   buffer: z.int().min(1).max(100_000).default(1000),
   /** Messages sent and not yet acknowledged. */
@@ -131,6 +164,19 @@ export const fleetSchema = z
     /** All connect, and come back, at once. */
     herd: z.boolean().default(false),
     rate: rateSchema.default({ profile: 'steady', factor: 1 }),
+    /** By tenant, in place of `rate`. */
+    tenantRates: z.record(name, rateSchema).default({}),
+    /** Moments at which connections break at once; they come back by their backoff. */
+    storms: z
+      .array(
+        z.strictObject({
+          at: duration(),
+          every: duration(1).optional(),
+          share: share.default(1),
+        }),
+      )
+      .max(20)
+      .default([]),
     keepalive: duration(1000).default(60_000),
     connectTimeout: duration(100).default(10_000),
     backoff: z
@@ -165,5 +211,7 @@ export type FleetSpec = z.output<typeof fleetSchema>;
 /** What may be written for a fleet: keys with a default may be left out, durations are texts. */
 export type FleetInput = z.input<typeof fleetSchema>;
 export type GroupSpec = z.output<typeof groupSchema>;
+export type RateSpec = z.output<typeof rateSchema>;
+export type PayloadSpec = z.output<typeof payloadSchema>;
 export type Behaviour = z.output<typeof behaviourSchema>;
 export type FirmwareSpec = z.output<typeof firmwareSchema>;

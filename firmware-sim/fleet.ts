@@ -1,6 +1,7 @@
 import { assignCredentials, type Credential, readCredentials } from './credentials.ts';
 import { Device, type FleetContext } from './device.ts';
 import { type Behaviour, type FleetInput, fleetSchema, type GroupSpec } from './fleet-schema.ts';
+import { layFlood } from './floods.ts';
 import { createRandom } from './random.ts';
 import { type Summary, summarize } from './summary.ts';
 import { Tally } from './tally.ts';
@@ -22,6 +23,8 @@ export interface FleetOptions {
   protocolVersion?: 4 | 5 | undefined;
   /** Instead of the fleet's own seed. */
   seed?: number | undefined;
+  /** Laid over the fleet, as `--flood` writes them: `step,factor=10,at=30s,for=60s`. */
+  floods?: readonly string[] | undefined;
   /** How long `stop` waits for acknowledgements, ms; 5,000 by default. */
   drainTimeoutMs?: number | undefined;
   /** PEM certificates to trust, for mqtts: URLs. */
@@ -49,6 +52,7 @@ export async function createFleet(options: FleetOptions): Promise<Fleet> {
       ? await readYaml(options.fleet, fleetSchema)
       : checkShape(fleetSchema, options.fleet, 'fleet');
   if (options.seed !== undefined) fleet.seed = options.seed;
+  for (const flood of options.floods ?? []) layFlood(fleet, flood);
   const rows =
     typeof options.credentials === 'string'
       ? await readCredentials(options.credentials)

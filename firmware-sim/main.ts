@@ -1,6 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { createFleet, DEFAULT_URL } from './fleet.ts';
+import { FLOOD_NAMES } from './floods.ts';
 import { replayCsv } from './replay.ts';
 import { formatSummary, type Summary } from './summary.ts';
 import { InputError, parseDuration } from './yaml-file.ts';
@@ -26,6 +27,7 @@ interface RunOptions extends CommonOptions {
   credentials: string;
   duration?: number;
   seed?: number;
+  flood: string[];
   drain: number;
 }
 
@@ -51,6 +53,12 @@ common(program.command('run'))
   .requiredOption('--credentials <file>', 'CSV file with tenant,device,type,secret')
   .option('--duration <time>', 'such as 60s or 5m; without it until Ctrl-C', durationOption)
   .option('--seed <number>', "instead of the fleet's own", wholeOption)
+  .option(
+    '--flood <what>',
+    `laid over the fleet, such as step,factor=10,at=30s,for=60s; several may be given: ${FLOOD_NAMES.join(', ')}`,
+    (text: string, before: string[]) => [...before, text],
+    [],
+  )
   .option(
     '--drain <time>',
     'how long to wait for acknowledgements at the end',
@@ -90,6 +98,7 @@ async function run(options: RunOptions): Promise<Summary> {
     url: options.url,
     protocolVersion: options.protocol,
     seed: options.seed,
+    floods: options.flood,
     drainTimeoutMs: options.drain,
     ca: await readCa(options),
   });

@@ -37,6 +37,12 @@ export function encodeReadings(
   return JSON.stringify({ devices });
 }
 
+/** Spaces behind a JSON text change nothing but its size, bytes. */
+export function pad(text: string, bytesMin: number): string {
+  const missing = bytesMin - Buffer.byteLength(text);
+  return missing > 0 ? text + ' '.repeat(missing) : text;
+}
+
 function form(readings: readonly Reading[], flat: boolean): unknown {
   const [only] = readings;
   if (readings.length === 1 && only !== undefined) return flat ? only.values : stamped(only);

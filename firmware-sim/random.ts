@@ -45,6 +45,24 @@ export function exponential(random: Random, mean: number): number {
   return -mean * Math.log(1 - random());
 }
 
+/** One of `items`, each as often as its weight says; at least one weight is above 0. */
+export function pickWeighted<T>(
+  items: readonly T[],
+  weightOf: (item: T) => number,
+  random: Random,
+): T {
+  let point = random() * items.reduce((sum, item) => sum + weightOf(item), 0);
+  let chosen: T | undefined;
+  for (const item of items) {
+    if (weightOf(item) === 0) continue;
+    chosen = item;
+    point -= weightOf(item);
+    if (point < 0) break;
+  }
+  if (chosen === undefined) throw new RangeError('no weight is above 0');
+  return chosen;
+}
+
 /** Fisher-Yates in place. */
 export function shuffle<T>(items: T[], random: Random): T[] {
   for (let i = items.length - 1; i > 0; i--) {

@@ -120,7 +120,7 @@ class Replay {
         ca: options.ca,
       },
       identity: { tenant, device, secret: options.password },
-      qos: 1,
+      qos: [0, 1, 0],
       telemetryTopic: `t/${tenant}/d/${device}/telemetry`,
       window: checkNumber('inflight', options.inflight ?? WINDOW, 1, 10_000),
       timers: this.#timers,

@@ -43,7 +43,14 @@ export interface Summary {
   reconnects: number;
   disconnects: number;
   subscribeFailures: number;
+  connectAttempts: number;
+  /** Most attempts in one second. */
+  connectAttemptsPeak: number;
   connectFailures: Record<string, number>;
+  /** From the loss of a connection until there was another. */
+  awayP50Ms: number | null;
+  awayP99Ms: number | null;
+  awayMaxMs: number | null;
   pubackP50Ms: number | null;
   pubackP99Ms: number | null;
   pubackMaxMs: number | null;
@@ -94,7 +101,12 @@ export function summarize(tally: Tally, standing: Standing): Summary {
     reconnects: tally.reconnects,
     disconnects: tally.disconnects,
     subscribeFailures: tally.subscribeFailures,
+    connectAttempts: tally.connectAttempts,
+    connectAttemptsPeak: tally.connectAttemptsPeak,
     connectFailures: tally.connectFailures.toObject(),
+    awayP50Ms: roundMs(tally.away.percentile(0.5)),
+    awayP99Ms: roundMs(tally.away.percentile(0.99)),
+    awayMaxMs: tally.away.count === 0 ? null : roundMs(tally.away.maxMs),
     pubackP50Ms: roundMs(latency.percentile(0.5)),
     pubackP99Ms: roundMs(latency.percentile(0.99)),
     pubackMaxMs: latency.count === 0 ? null : roundMs(latency.maxMs),
@@ -137,6 +149,12 @@ export function formatSummary(summary: Summary): string {
   counts('receipt', summary.receipts);
   counts('PUBACK refused', summary.pubackRefusals);
   row('reconnects', summary.reconnects);
+  if (summary.reconnects > 0) {
+    row('away p50', msText(summary.awayP50Ms));
+    row('away max', msText(summary.awayMaxMs));
+    row('attempts to connect', summary.connectAttempts);
+    row('most in one second', summary.connectAttemptsPeak);
+  }
   unlessZero('subscriptions refused', summary.subscribeFailures);
   counts('connect failed:', summary.connectFailures);
   row('PUBACK p50', msText(summary.pubackP50Ms));

@@ -62,11 +62,27 @@ export class Tally {
   /** The first receipt of each code, as it came. */
   readonly receiptExamples = new Map<string, string>();
   readonly latency = new LatencyHistogram();
+  /** From the loss of a connection until there was another. */
+  readonly away = new LatencyHistogram();
+  connectAttempts = 0;
+  /** Most attempts to connect in one second. */
+  connectAttemptsPeak = 0;
+  #attemptsSecond = 0;
+  #attemptsInSecond = 0;
 
   /** The run begins now. */
   begin(): void {
     this.startedAt = new Date();
     this.startedMs = performance.now();
+  }
+
+  countAttempt(): void {
+    const second = Math.floor((performance.now() - this.startedMs) / 1000);
+    if (second !== this.#attemptsSecond) this.#attemptsInSecond = 0;
+    this.#attemptsSecond = second;
+    this.#attemptsInSecond++;
+    this.connectAttempts++;
+    this.connectAttemptsPeak = Math.max(this.connectAttemptsPeak, this.#attemptsInSecond);
   }
 
   countMalformed(kind: MalformedKind): void {

@@ -1,10 +1,11 @@
 import { connect, type IClientOptions, type MqttClient } from 'mqtt';
 import { attemptAfter, type BackoffPolicy, backoffDelay } from './backoff.ts';
-import type { Random } from './random.ts';
+import type { QosWeights } from './fleet-schema.ts';
+import { pickWeighted, type Random } from './random.ts';
 import type { MessageKind, Tally } from './tally.ts';
 import type { Timer, TimerHeap } from './timers.ts';
 
-export type Qos = 0 | 1 | 2;
+const QOS = [0, 1, 2] as const;
 
 /** Where and how devices connect. Times in ms. */
 export interface Link {
@@ -35,6 +36,7 @@ export interface UplinkListener {
 
 interface Pending {
   payload: string;
+  qos: 1 | 2;
   kind: MessageKind;
   readings: number;
   /** Of the last transmission. */
@@ -61,7 +63,7 @@ const CLOSE_GRACE_MS = 1000;
 export class Uplink {
   readonly #link: Link;
   readonly #identity: Identity;
-  readonly #qos: Qos;
+  readonly #pickQos: () => 0 | 1 | 2;
   readonly #telemetryTopic: string;
   readonly #windowMax: number;
   /** Smaller than asked for where an MQTT 5 server allows fewer [MQTT-3.3.4-9]. */
@@ -71,11 +73,15 @@ export class Uplink {
   readonly #tally: Tally;
   readonly #listener: UplinkListener;
   readonly #pending = new Set<Pending>();
+  /** Messages of QoS 0 that the socket has not taken yet. */
+  #unwritten = 0;
   #state: 'idle' | 'connecting' | 'up' | 'waiting' | 'off' | 'closed' = 'idle';
   #client: MqttClient | undefined;
   #retry: Timer | undefined;
   #attempt = 0;
   #upAt = 0;
+  /** When the last connection ended. */
+  #lostAt = 0;
   #wasUp = false;
   #failure = '';
 
@@ -83,7 +89,7 @@ export class Uplink {
   constructor(options: {
     link: Link;
     identity: Identity;
-    qos: Qos;
+    qos: QosWeights;
     telemetryTopic: string;
     window: number;
     timers: TimerHeap;
@@ -93,7 +99,10 @@ export class Uplink {
   }) {
     this.#link = options.link;
     this.#identity = options.identity;
-    this.#qos = options.qos;
+    const { qos, random } = options;
+    const only = QOS.find((each) => qos.every((weight, of) => weight > 0 === (of === each)));
+    this.#pickQos =
+      only === undefined ? () => pickWeighted(QOS, (each) => qos[each], random) : () => only;
     this.#telemetryTopic = options.telemetryTopic;
     this.#windowMax = options.window;
     this.#window = options.window;
@@ -107,14 +116,14 @@ export class Uplink {
     return this.#state === 'up';
   }
 
-  /** Messages not yet acknowledged. */
+  /** Messages not yet acknowledged; of QoS 0: not yet written. */
   get pending(): number {
-    return this.#pending.size;
+    return this.#pending.size + this.#unwritten;
   }
 
   /** How many messages may be sent now. */
   get room(): number {
-    return this.connected ? Math.max(0, this.#window - this.#pending.size) : 0;
+    return this.connected ? Math.max(0, this.#window - this.pending) : 0;
   }
 
   /** Connects now, whatever it was waiting for; does nothing when connected or closed. */
@@ -129,10 +138,15 @@ export class Uplink {
     if (this.#state === 'closed' || this.#state === 'off') return;
     this.#timers.cancel(this.#retry);
     const client = this.#client;
-    if (this.#state === 'up') this.#tally.disconnects++;
+    if (this.#state === 'up') this.#ended();
     this.#state = 'off';
     this.#client = undefined;
     if (client !== undefined) discard(client);
+  }
+
+  /** Loses the connection as when the gateway dies; comes back after its backoff. */
+  lose(): void {
+    if (this.connected) this.#client?.stream.destroy();
   }
 
   goOn(): void {
@@ -145,15 +159,31 @@ export class Uplink {
    */
   send(payload: string, kind: MessageKind, readings: number): void {
     if (kind === 'reading') this.#tally.readingsSent += readings;
-    if (this.#qos === 0) {
-      this.#tally.sentUnconfirmed++;
-      this.#client?.publish(this.#telemetryTopic, payload, { qos: 0 });
+    const qos = this.#pickQos();
+    if (qos === 0) {
+      this.#sendUnconfirmed(payload);
       return;
     }
     this.#tally.sent++;
-    const message: Pending = { payload, kind, readings, sentAt: 0 };
+    const message: Pending = { payload, qos, kind, readings, sentAt: 0 };
     this.#pending.add(message);
     this.#transmit(message);
+  }
+
+  /** It is in the window until the socket has taken it, or a gateway that reads slowly would fill our memory. */
+  #sendUnconfirmed(payload: string): void {
+    const client = this.#client;
+    this.#tally.sentUnconfirmed++;
+    if (client === undefined) return;
+    let sending = true;
+    this.#unwritten++;
+    client.publish(this.#telemetryTopic, payload, { qos: 0 }, () => {
+      if (this.#client !== client) return;
+      this.#unwritten--;
+      // At once, mostly: whoever sends looks at the room again anyway.
+      if (!sending) this.#listener.freed();
+    });
+    sending = false;
   }
 
   /** A state message: best effort, as the next connection brings a newer one. */
@@ -192,6 +222,8 @@ export class Uplink {
 
   #open(): void {
     this.#state = 'connecting';
+    this.#unwritten = 0;
+    this.#tally.countAttempt();
     this.#failure = 'closed before CONNACK';
     const client = connect(this.#link.url, this.#clientOptions());
     this.#client = client;
@@ -236,8 +268,10 @@ export class Uplink {
   #onUp(client: MqttClient): void {
     this.#state = 'up';
     this.#upAt = this.#timers.now();
-    if (this.#wasUp) this.#tally.reconnects++;
-    else this.#tally.everConnected++;
+    if (this.#wasUp) {
+      this.#tally.reconnects++;
+      this.#tally.away.record(this.#upAt - this.#lostAt);
+    } else this.#tally.everConnected++;
     this.#wasUp = true;
     client.subscribe(
       [this.#topic('commands'), this.#topic('receipts')],
@@ -257,7 +291,7 @@ export class Uplink {
 
   #onDown(): void {
     const lived = this.#state === 'up' ? this.#timers.now() - this.#upAt : 0;
-    if (this.#state === 'up') this.#tally.disconnects++;
+    if (this.#state === 'up') this.#ended();
     else this.#tally.connectFailures.add(this.#failure);
     this.#client = undefined;
     this.#state = 'waiting';
@@ -265,6 +299,11 @@ export class Uplink {
     const delay = backoffDelay(this.#attempt, backoff, herd ? () => 1 : this.#random);
     this.#attempt = attemptAfter(this.#attempt, lived, backoff);
     this.#retry = this.#timers.after(delay, () => this.#open());
+  }
+
+  #ended(): void {
+    this.#tally.disconnects++;
+    this.#lostAt = this.#timers.now();
   }
 
   #onMessage(topic: string, payload: Uint8Array): void {
@@ -276,7 +315,7 @@ export class Uplink {
     const client = this.#client;
     if (client === undefined) return;
     message.sentAt = this.#timers.now();
-    client.publish(this.#telemetryTopic, message.payload, { qos: this.#qos }, (error) => {
+    client.publish(this.#telemetryTopic, message.payload, { qos: message.qos }, (error) => {
       // From a connection that is gone: the message is transmitted again on the next one.
       if (this.#client !== client || !this.#pending.has(message)) return;
       if (error) {

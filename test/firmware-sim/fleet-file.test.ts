@@ -62,7 +62,7 @@ test('the demo fleet is right: 50 devices of three types', async () => {
 test('defaults make a small file enough', async (t) => {
   const fleet = await readYaml(await fileOf(t, 'fleet.yaml', group), fleetSchema);
   const [only] = fleet.groups;
-  assert.equal(only?.behaviour.qos, 1);
+  assert.deepEqual(only?.behaviour.qos, [0, 1, 0]);
   assert.equal(only?.behaviour.buffer, 1000);
   assert.deepEqual(only?.firmware, [{ version: '1.0.0', share: 1, metrics: {} }]);
   assert.deepEqual(fleet.backoff, { base: 500, cap: 30_000, resetAfter: 10_000 });

@@ -19,6 +19,8 @@ export interface TestBroker {
   /** Sockets that are open now. */
   sockets: Set<Socket>;
   connects: number;
+  /** Sockets that came, whether they were let in or not, by `performance.now`. */
+  arrivals: number[];
   /** Acknowledge telemetry? Otherwise it is taken and left unanswered. */
   acknowledge: boolean;
   /** Answer CONNECT with "bad user name or password". */
@@ -58,6 +60,7 @@ export async function createTestBroker(t: TestContext): Promise<TestBroker> {
   };
   let open = true;
   const server = createServer((socket) => {
+    broker.arrivals.push(performance.now());
     if (!open) {
       socket.destroy();
       return;
@@ -77,6 +80,7 @@ export async function createTestBroker(t: TestContext): Promise<TestBroker> {
     states: [],
     sockets: new Set(),
     connects: 0,
+    arrivals: [],
     acknowledge: true,
     refuse: false,
     publish: (topic, payload) =>
