@@ -94,6 +94,7 @@ test('one noisy tenant: its devices alone send more', async (t) => {
     url: broker.url,
     floods: ['noisy,tenant=loud,factor=10,at=0s'],
   });
+  t.after(() => fleet.stop());
   fleet.start();
   await broker.until(() => broker.taken.length >= 150, 10_000);
   await fleet.stop();
@@ -111,6 +112,7 @@ test('a mix of QoS, of sizes and of forms; every reading arrives once', async (t
     url: broker.url,
     floods: ['qos,0=1,1=1,2=1', 'payloads,readings=7,bytes=5000,malformed=0'],
   });
+  t.after(() => fleet.stop());
   fleet.start();
   await broker.until(() => broker.taken.length >= 300, 15_000);
   const summary = await fleet.stop();
@@ -168,6 +170,7 @@ test('QoS 0 to a gateway that does not read waits in the ring, not in the socket
     url: `mqtt://127.0.0.1:${port}`,
     drainTimeoutMs: 100,
   });
+  t.after(() => fleet.stop());
   fleet.start();
   const end = performance.now() + 10_000;
   while (fleet.snapshot().droppedFromBuffer < 200 && performance.now() < end) {
