@@ -95,6 +95,11 @@ export interface ConsumeOptions {
    */
   lines?: boolean;
   /**
+   * Reads every partition, beside all groups: nothing is shared with other readers, or committed. A
+   * partition without an offset in `from` begins at its first.
+   */
+  alone?: boolean;
+  /**
    * Where the members of a group share the partitions, the three callbacks say who has which. A log that
    * has one reader for each group never calls them.
    *
@@ -117,6 +122,21 @@ export interface ConsumeOptions {
   onAssigned?(partitions: readonly number[]): Promise<ReadonlyMap<number, number> | undefined>;
 }
 
+export interface ReceivedFilter {
+  tenant?: string;
+  /** Hours of gateway time, ms; `from` inclusive, `to` exclusive. */
+  from?: number;
+  to?: number;
+}
+
+export interface Account {
+  counts: ReceivedCount[];
+  /** By source, without what stands behind a dot in its name. */
+  upTo: Map<string, number>;
+  /** Records that senders have made durable and not brought here yet, as far as is known. */
+  waiting: number;
+}
+
 /** The reading end; any number of groups, each sees every record. */
 export interface LogConsumer {
   /** Yields batches as they come, waits when there is none, ends when `signal` aborts. Throws LOG_CORRUPT. */
@@ -128,6 +148,11 @@ export interface LogConsumer {
   /** First kept and next offset by partition. */
   bounds(): Promise<Map<number, { first: number; end: number }>>;
   /** The gateways' own account of what was received, from durable counts. */
-  received(filter: { tenant?: string; from?: number; to?: number }): Promise<ReceivedCount[]>;
+  received(filter: ReceivedFilter): Promise<ReceivedCount[]>;
+  /**
+   * The same with how far it reaches, where the log is filled by several senders: the account counts the
+   * records of a source with a number below that of `upTo`, and no others. All of these are in the log.
+   */
+  account?(filter: ReceivedFilter): Promise<Account>;
   close(): Promise<void>;
 }

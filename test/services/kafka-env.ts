@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { TestContext } from 'node:test';
 import kafkajs, { type Admin, type Consumer, type Kafka, type KafkaMessage } from 'kafkajs';
-import type { LogConsumer } from '../../src/log/contract.ts';
 import { registerCodecs } from '../../src/log/kafka/codecs.ts';
 import { KafkaLogConsumer } from '../../src/log/kafka/consumer.ts';
 import type { ConsumptionLimits } from '../../src/log/kafka/consumption.ts';
@@ -81,7 +80,7 @@ export interface KafkaPlace {
   /** Closed after the test, in the opposite order of opening. */
   own<T extends { close(): Promise<void> }>(it: T): T;
   consumer(limits?: Partial<ConsumptionLimits>): KafkaLogConsumer;
-  forwarder(spool: LogConsumer, options?: Partial<ForwarderOptions>): Forwarder;
+  forwarder(spool: ForwarderOptions['spool'], options?: Partial<ForwarderOptions>): Forwarder;
 }
 
 /** Topics of its own for a test, by a client that isn't ours; removed after it. */

@@ -3,7 +3,7 @@ import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SpillwayError } from '../../core/errors.ts';
 import type { LogRecord, ReceivedCount } from '../../core/nouns.ts';
-import type { ConsumeOptions, LogBatch, LogConsumer } from '../contract.ts';
+import type { ConsumeOptions, LogBatch, LogConsumer, ReceivedFilter } from '../contract.ts';
 import { decodeRecord, parseTallyKey } from '../record.ts';
 import {
   asLogError,
@@ -19,6 +19,33 @@ import {
 /** How long a consumer that has caught up waits before it looks again, ms; a look costs about 10 µs. */
 const POLL_MS = 20;
 const BATCHES_MAX = 64;
+
+/** Sums of an account within a filter. */
+class ReceivedSums {
+  readonly from: number;
+  readonly to: number;
+  private readonly tenant: string | undefined;
+  private readonly sums = new Map<string, ReceivedCount>();
+
+  constructor({ tenant, from = 0, to = Number.MAX_SAFE_INTEGER }: ReceivedFilter) {
+    this.tenant = tenant;
+    this.from = from;
+    this.to = to;
+  }
+
+  add(count: ReceivedCount): void {
+    if (this.tenant !== undefined && count.tenant !== this.tenant) return;
+    if (count.hour < this.from || count.hour >= this.to) return;
+    const key = `${count.tenant}/${count.device}/${count.hour}/${count.outcome}/${count.code}`;
+    const known = this.sums.get(key);
+    if (known === undefined) this.sums.set(key, count);
+    else known.count += count.count;
+  }
+
+  counts(): ReceivedCount[] {
+    return [...this.sums.values()].filter(({ count }) => count !== 0);
+  }
+}
 
 /**
  * Reads the embedded log beside its writer, from any thread or process. The directory may be empty as
@@ -36,11 +63,12 @@ export class EmbeddedConsumer implements LogConsumer {
   }
 
   async *consume(group: string, options: ConsumeOptions): AsyncIterable<LogBatch> {
-    const { signal } = options;
+    const { signal, alone = false, lines = false } = options;
     const recordsMax = options.recordsMax ?? 4_000;
-    let next = options.from?.get(PARTITION) ?? (await this.committed(group)).get(PARTITION);
+    let next = options.from?.get(PARTITION);
+    if (next === undefined && !alone) next = (await this.committed(group)).get(PARTITION);
     while (!signal.aborted && !this.closed) {
-      const batch = this.read(next ?? 0, recordsMax);
+      const batch = this.read(next ?? 0, recordsMax, lines);
       if (batch === undefined) {
         await sleep(POLL_MS, undefined, { signal }).catch(() => {});
         continue;
@@ -83,24 +111,31 @@ export class EmbeddedConsumer implements LogConsumer {
     return new Map([[PARTITION, { first: Number(row?.first ?? end), end }]]);
   }
 
-  async received(filter: {
-    tenant?: string;
-    from?: number;
-    to?: number;
-  }): Promise<ReceivedCount[]> {
+  async received(filter: ReceivedFilter): Promise<ReceivedCount[]> {
+    return this.receivedBefore(filter, Number.MAX_SAFE_INTEGER);
+  }
+
+  /**
+   * The same, of the records before `offset` alone, which has to be the end of a commit, and nothing from
+   * there on may have been trimmed.
+   */
+  async receivedBefore(filter: ReceivedFilter, offset: number): Promise<ReceivedCount[]> {
     const log = this.openLog();
     if (log === undefined) return [];
-    const { tenant, from = 0, to = Number.MAX_SAFE_INTEGER } = filter;
-    const sums = new Map<string, ReceivedCount>();
-    const add = (count: ReceivedCount) => {
-      if (tenant !== undefined && count.tenant !== tenant) return;
-      if (count.hour < from || count.hour >= to) return;
-      const key = `${count.tenant}/${count.device}/${count.hour}/${count.outcome}/${count.code}`;
-      const known = sums.get(key);
-      if (known === undefined) sums.set(key, count);
-      else known.count += count.count;
+    const sums = new ReceivedSums(filter);
+    const { tenant } = filter;
+    const addBatches = (from: number, to: number, sign: 1 | -1) => {
+      const rows = log
+        .prepare('SELECT tally FROM batch WHERE first_offset >= ? AND first_offset < ?')
+        .iterate(from, to);
+      for (const row of rows) {
+        const tally = JSON.parse(String(row.tally)) as (string | number)[];
+        for (let i = 0; i < tally.length; i += 2) {
+          sums.add(parseTallyKey(String(tally[i]), sign * Number(tally[i + 1])));
+        }
+      }
     };
-    // One read transaction, so that no batch is folded between the two reads.
+    // One read transaction, so that no batch is folded between the reads.
     log.exec('BEGIN');
     try {
       const folded = Number(
@@ -109,9 +144,9 @@ export class EmbeddedConsumer implements LogConsumer {
       const select = log.prepare(
         `SELECT * FROM received WHERE hour >= ? AND hour < ? ${tenant === undefined ? '' : 'AND tenant = ?'}`,
       );
-      const bounds = tenant === undefined ? [from, to] : [from, to, tenant];
+      const bounds = [sums.from, sums.to, ...(tenant === undefined ? [] : [tenant])];
       for (const row of select.iterate(...bounds)) {
-        add({
+        sums.add({
           tenant: String(row.tenant),
           device: String(row.device),
           hour: Number(row.hour),
@@ -120,19 +155,14 @@ export class EmbeddedConsumer implements LogConsumer {
           count: Number(row.count),
         });
       }
-      const rows = log.prepare('SELECT tally FROM batch WHERE first_offset >= ?').iterate(folded);
-      for (const row of rows) {
-        const tally = JSON.parse(String(row.tally)) as (string | number)[];
-        for (let i = 0; i < tally.length; i += 2) {
-          add(parseTallyKey(String(tally[i]), Number(tally[i + 1])));
-        }
-      }
+      if (offset < folded) addBatches(offset, folded, -1);
+      else addBatches(folded, offset, 1);
     } catch (error) {
       throw asLogError(error);
     } finally {
       log.exec('COMMIT');
     }
-    return [...sums.values()];
+    return sums.counts();
   }
 
   async close(): Promise<void> {
@@ -144,15 +174,15 @@ export class EmbeddedConsumer implements LogConsumer {
     this.offsets = undefined;
   }
 
-  private read(from: number, recordsMax: number): LogBatch | undefined {
+  private read(from: number, recordsMax: number, asLines: boolean): LogBatch | undefined {
     try {
-      return this.readBatches(from, recordsMax);
+      return this.readBatches(from, recordsMax, asLines);
     } catch (error) {
       throw asLogError(error);
     }
   }
 
-  private readBatches(from: number, recordsMax: number): LogBatch | undefined {
+  private readBatches(from: number, recordsMax: number, asLines: boolean): LogBatch | undefined {
     const log = this.openLog();
     if (log === undefined) return undefined;
     this.select ??= log.prepare(
@@ -163,6 +193,7 @@ export class EmbeddedConsumer implements LogConsumer {
     );
     const rows = this.select.iterate(from, BATCHES_MAX);
     const records: LogRecord[] = [];
+    const kept: string[] = [];
     let firstOffset = from;
     let nextOffset = from;
     let appendedAt = 0;
@@ -176,10 +207,14 @@ export class EmbeddedConsumer implements LogConsumer {
       });
       if (lines.length !== Number(row.records))
         throw corrupt(first, `it holds ${lines.length} records`);
-      if (records.length === 0) firstOffset = Math.max(from, first);
+      if (nextOffset === from) firstOffset = Math.max(from, first);
       // A gap means that retention or the disk budget trimmed what this group had not read.
       else if (first !== nextOffset) break;
       for (let i = Math.max(0, from - first); i < lines.length; i++) {
+        if (asLines) {
+          kept.push(lines[i] as string);
+          continue;
+        }
         try {
           records.push(decodeRecord(lines[i] as string));
         } catch (cause) {
@@ -188,10 +223,11 @@ export class EmbeddedConsumer implements LogConsumer {
       }
       nextOffset = first + lines.length;
       appendedAt = Number(row.at);
-      if (records.length >= recordsMax) break;
+      if (nextOffset - firstOffset >= recordsMax) break;
     }
-    if (records.length === 0) return undefined;
-    return { partition: PARTITION, firstOffset, nextOffset, records, appendedAt };
+    if (nextOffset === from) return undefined;
+    const batch = { partition: PARTITION, firstOffset, nextOffset, records, appendedAt };
+    return asLines ? { ...batch, lines: kept } : batch;
   }
 
   private openLog(): DatabaseSync | undefined {

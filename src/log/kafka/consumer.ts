@@ -1,12 +1,23 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ReceivedCount } from '../../core/nouns.ts';
-import type { ConsumeOptions, LogBatch, LogConsumer } from '../contract.ts';
+import type {
+  Account,
+  ConsumeOptions,
+  LogBatch,
+  LogConsumer,
+  ReceivedFilter,
+} from '../contract.ts';
 import { CompactedTable } from './compacted-table.ts';
 import { Consumption, type ConsumptionLimits } from './consumption.ts';
 import { closed, unavailable } from './errors.ts';
 import { GroupOffsets } from './group-offsets.ts';
-import { parseTallyLine } from './received-tally.ts';
+import { parseTallyLine, parseTallyValue, type TallyMark } from './received-tally.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { fullName } from './topics.ts';
+
+/** How often, and after what time, an account is looked at again whose lines are being written. */
+const CHANGING_ATTEMPTS = 50;
+const CHANGING_PAUSE_MS = 100;
 
 export interface KafkaLogConsumerOptions {
   settings: KafkaSettings;
@@ -22,7 +33,7 @@ export class KafkaLogConsumer implements LogConsumer {
   private readonly options: KafkaLogConsumerOptions;
   private readonly offsets: GroupOffsets;
   private readonly running = new Map<string, Set<Consumption>>();
-  private accounts: CompactedTable<number> | undefined;
+  private accounts: CompactedTable<number | TallyMark> | undefined;
   private isClosed = false;
 
   constructor(options: KafkaLogConsumerOptions) {
@@ -34,7 +45,14 @@ export class KafkaLogConsumer implements LogConsumer {
     if (options.signal.aborted) return;
     if (this.isClosed) throw closed();
     const { settings, limits, logger } = this.options;
-    const consumption = new Consumption(settings, group, options, limits, this.offsets, logger);
+    const consumption = new Consumption(
+      settings,
+      this.groupId(group),
+      options,
+      limits,
+      this.offsets,
+      logger,
+    );
     const siblings = this.running.get(group) ?? new Set();
     this.running.set(group, siblings.add(consumption));
     try {
@@ -57,14 +75,14 @@ export class KafkaLogConsumer implements LogConsumer {
   async commit(group: string, partition: number, offset: number): Promise<void> {
     const owner = [...(this.running.get(group) ?? [])].find((one) => one.holds(partition));
     if (owner !== undefined) return owner.commit(partition, offset);
-    const committed = await this.offsets.committed(group);
+    const committed = await this.offsets.committed(this.groupId(group));
     if (offset > (committed.get(partition) ?? -1)) {
-      await this.offsets.commit(group, partition, offset);
+      await this.offsets.commit(this.groupId(group), partition, offset);
     }
   }
 
   committed(group: string): Promise<Map<number, number>> {
-    return this.offsets.committed(group);
+    return this.offsets.committed(this.groupId(group));
   }
 
   bounds(): Promise<Map<number, { first: number; end: number }>> {
@@ -72,26 +90,31 @@ export class KafkaLogConsumer implements LogConsumer {
   }
 
   /** From what the gateways have written by now, at most their `tallyIntervalMs` old. */
-  async received(filter: {
-    tenant?: string;
-    from?: number;
-    to?: number;
-  }): Promise<ReceivedCount[]> {
-    const sums = new Map<string, ReceivedCount>();
+  async received(filter: ReceivedFilter): Promise<ReceivedCount[]> {
     const table = this.table();
     await table.caughtUp();
-    for (const [key, count] of table.entries()) {
-      const one = parseTallyLine(key, count);
-      if (one === undefined) continue;
-      if (filter.tenant !== undefined && one.tenant !== filter.tenant) continue;
-      if (one.hour < (filter.from ?? 0)) continue;
-      if (one.hour >= (filter.to ?? Number.MAX_SAFE_INTEGER)) continue;
-      const name = key.slice(key.indexOf('/'));
-      const sum = sums.get(name);
-      if (sum === undefined) sums.set(name, one);
-      else sum.count += count;
+    return sums(table.entries(), filter);
+  }
+
+  async account(filter: ReceivedFilter): Promise<Account> {
+    const table = this.table();
+    for (let attempt = 0; ; attempt++) {
+      await table.caughtUp();
+      const upTo = new Map<string, number>();
+      let waiting = 0;
+      let isChanging = false;
+      for (const [key, value] of table.entries()) {
+        if (typeof value === 'number') continue;
+        if (value.upTo === null) isChanging = true;
+        else upTo.set(key, value.upTo);
+        waiting += value.waiting;
+      }
+      if (!isChanging) return { counts: sums(table.entries(), filter), upTo, waiting };
+      if (attempt >= CHANGING_ATTEMPTS) {
+        throw unavailable('a gateway has not finished writing its account');
+      }
+      await sleep(CHANGING_PAUSE_MS);
     }
-    return [...sums.values()];
   }
 
   async close(): Promise<void> {
@@ -102,20 +125,39 @@ export class KafkaLogConsumer implements LogConsumer {
     await this.offsets.close();
   }
 
+  /** Kafka's name of a group: clusters are shared. */
+  private groupId(group: string): string {
+    return `${this.options.settings.topicPrefix}.${group}`;
+  }
+
   /** Read when somebody asks for the first time, and kept up to date from there. */
-  private table(): CompactedTable<number> {
+  private table(): CompactedTable<number | TallyMark> {
     if (this.isClosed) throw unavailable('closed');
     const { settings, logger } = this.options;
-    this.accounts ??= new CompactedTable<number>({
+    this.accounts ??= new CompactedTable<number | TallyMark>({
       settings,
       logger,
       topic: fullName(settings.topicPrefix, 'received'),
-      decode: (value) => {
-        const { count } = JSON.parse(value) as { count?: unknown };
-        if (typeof count !== 'number') throw new SyntaxError('no count');
-        return count;
-      },
+      decode: parseTallyValue,
     });
     return this.accounts;
   }
+}
+
+/** Sums over all gateways. */
+function sums(
+  entries: Iterable<[string, number | TallyMark]>,
+  { tenant, from = 0, to = Number.MAX_SAFE_INTEGER }: ReceivedFilter,
+): ReceivedCount[] {
+  const found = new Map<string, ReceivedCount>();
+  for (const [key, value] of entries) {
+    const one = typeof value === 'number' ? parseTallyLine(key, value) : undefined;
+    if (one === undefined || (tenant !== undefined && one.tenant !== tenant)) continue;
+    if (one.hour < from || one.hour >= to) continue;
+    const name = key.slice(key.indexOf('/'));
+    const sum = found.get(name);
+    if (sum === undefined) found.set(name, one);
+    else sum.count += one.count;
+  }
+  return [...found.values()];
 }

@@ -33,8 +33,8 @@ const RECORDS_MAX = 4_000;
 const LOOK_MS = 100;
 
 /**
- * One `consume` call: a member of the group, a reader for its partitions, and a bounded buffer between
- * the reader and the caller. Partitions whose part of the buffer is full are not fetched.
+ * One `consume` call: a member of the group (or nobody, who reads alone), a reader for its partitions, and
+ * a bounded buffer between the reader and the caller. Partitions whose part of the buffer is full are not fetched.
  */
 export class Consumption {
   private readonly options: ConsumeOptions;
@@ -42,7 +42,8 @@ export class Consumption {
   private readonly offsets: GroupOffsets;
   private readonly group: string;
   private readonly logger: KafkaLogger;
-  private readonly membership: Membership;
+  /** Undefined for who reads alone. */
+  private readonly membership: Membership | undefined;
   private readonly reader: Reader;
   /** In the order in which they get their turns. */
   private readonly held = new Map<number, Held>();
@@ -82,18 +83,24 @@ export class Consumption {
       },
       logger,
     );
-    this.membership = new Membership(
-      settings,
-      group,
-      topics,
-      limits,
-      {
-        onJoining: () => this.giveUp(),
-        onJoined: (assignment, continued) => this.assign(assignment, continued),
-        onLost: () => this.assign([], false),
-      },
-      logger,
-    );
+    this.membership =
+      options.alone === true
+        ? undefined
+        : new Membership(
+            settings,
+            group,
+            topics,
+            limits,
+            {
+              onJoining: () => this.giveUp(),
+              onJoined: (assignment, continued) => this.assign(assignment, continued),
+              onLost: () => this.assign([], false),
+            },
+            logger,
+          );
+    if (this.membership === undefined) {
+      void this.assignAll().catch((error: unknown) => this.fail(error));
+    }
   }
 
   /** Resolves with undefined at the end. Throws LOG_CORRUPT and what the caller's callbacks throw. */
@@ -106,7 +113,7 @@ export class Consumption {
         if (this.failure !== undefined) throw this.failure.error;
         const batch = this.isHeldBack ? undefined : await this.take();
         if (batch !== undefined) return batch;
-        await this.bell.wait(this.membership.isAlive ? undefined : LOOK_MS);
+        await this.bell.wait(this.isAlive ? undefined : LOOK_MS);
       }
       return undefined;
     } finally {
@@ -119,8 +126,13 @@ export class Consumption {
     return this.held.has(number);
   }
 
-  /** Of a partition that it holds. */
+  private get isAlive(): boolean {
+    return this.membership?.isAlive ?? true;
+  }
+
+  /** Of a partition that it holds. Who reads alone commits nothing. */
   async commit(number: number, offset: number): Promise<void> {
+    if (this.membership === undefined) return;
     if (offset <= (this.committed.get(number) ?? -1)) return;
     const done = await this.membership.commit(this.offsets.placementOf(number), offset);
     if (done) this.committed.set(number, offset);
@@ -129,7 +141,7 @@ export class Consumption {
   async close(): Promise<void> {
     this.ending.abort();
     this.bell.ring();
-    await Promise.all([this.membership.close(), this.reader.close()]);
+    await Promise.all([this.membership?.close(), this.reader.close()]);
   }
 
   private wants(at: Placement): boolean {
@@ -154,7 +166,7 @@ export class Consumption {
   /** The next batch of the partition whose turn it is. */
   private async take(): Promise<LogBatch | undefined> {
     // Whoever was stopped for longer than its session learns of it a moment later.
-    if (!this.membership.isAlive) return undefined;
+    if (!this.isAlive) return undefined;
     for (const held of [...this.held.values()]) {
       if (held.ready.length === 0 && held.raws.length > 0) await this.unpack(held);
       // Unpacking may have waited, and the partition may be another's by now.
@@ -206,6 +218,14 @@ export class Consumption {
     }
   }
 
+  private async assignAll(): Promise<void> {
+    const bounds = await this.persist(() => this.offsets.bounds());
+    await this.assign(
+      [...bounds.keys()].map((number) => this.offsets.placementOf(number)),
+      true,
+    );
+  }
+
   private async assign(assignment: Placement[], continued: boolean): Promise<void> {
     const wanted = new Map(assignment.map((at) => [this.offsets.numberOf(at), at]));
     const lost = [...this.held.values()].filter(({ number }) => !continued || !wanted.has(number));
@@ -229,15 +249,17 @@ export class Consumption {
       gained.push(held);
     }
     this.isHeldBack = false;
-    this.logger.info(
-      {
-        group: this.group,
-        partitions: wanted.size,
-        gained: gained.length,
-        lost: lost.length,
-      },
-      'partitions of the group were assigned',
-    );
+    if (this.membership !== undefined) {
+      this.logger.info(
+        {
+          group: this.group,
+          partitions: wanted.size,
+          gained: gained.length,
+          lost: lost.length,
+        },
+        'partitions of the group were assigned',
+      );
+    }
     if (gained.length > 0) void this.begin(gained).catch((error: unknown) => this.fail(error));
     this.bell.ring();
   }
@@ -247,7 +269,10 @@ export class Consumption {
     const numbers = gained.map(({ number }) => number);
     const told = await this.options.onAssigned?.(numbers);
     const [bounds, committed] = await this.persist(() =>
-      Promise.all([this.offsets.bounds(), this.offsets.committed(this.group)]),
+      Promise.all([
+        this.offsets.bounds(),
+        this.membership === undefined ? new Map() : this.offsets.committed(this.group),
+      ]),
     );
     for (const held of gained) {
       if (this.held.get(held.number) !== held) continue;

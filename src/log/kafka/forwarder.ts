@@ -4,7 +4,7 @@ import type { WrittenCodec } from './codecs.ts';
 import { reasonOf } from './errors.ts';
 import { Parcel } from './parcel.ts';
 import { Producer } from './producer.ts';
-import { TallyWriter } from './received-tally.ts';
+import { type TallySource, TallyWriter } from './received-tally.ts';
 import { Router } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { Shipping } from './shipping.ts';
@@ -27,7 +27,7 @@ export interface ForwarderOptions {
   settings: KafkaSettings;
   topics: TopicsSettings;
   /** The reading end of the spool; the caller closes it after the forwarder. */
-  spool: LogConsumer;
+  spool: LogConsumer & TallySource;
   /**
    * The spool's own name in `source` headers, `[A-Za-z0-9_-]{1,64}`. It must be made with the spool's
    * files and end with them: a new spool with an old name would have its records taken for retransmissions.
@@ -316,7 +316,11 @@ export class Forwarder {
     this.untallied = undefined;
     this.talliedAt = performance.now();
     const forwarded = this.forwarded ?? 0;
-    if (this.producer !== undefined) await this.tally?.write(this.producer, oldest);
+    const end = Math.max(0, ...[...(await this.options.spool.bounds()).values()].map((b) => b.end));
+    const waiting = Math.max(0, end - forwarded);
+    if (this.producer !== undefined) {
+      await this.tally?.write(this.producer, { oldest, upTo: forwarded, waiting });
+    }
     this.resolveDrains(forwarded);
   }
 

@@ -1,5 +1,4 @@
 import type { ReceivedCount } from '../../core/nouns.ts';
-import type { LogConsumer } from '../contract.ts';
 import { compress, type WrittenCodec } from './codecs.ts';
 import type { Producer } from './producer.ts';
 import { RecordWriter } from './record-batch.ts';
@@ -9,14 +8,35 @@ import { partitionOf } from './routing.ts';
  * A gateway's own account in a shared, compacted topic: one key for each line of it, with the whole count
  * so far, so that a line may be written again at any time.
  *
- *   key    <gateway>/<tenant>/<device>/<hour, ms>/<outcome>/<code>
+ *   key    <source>/<tenant>/<device>/<hour, ms>/<outcome>/<code>
  *   value  {"count":123}
+ *   key    <source>
+ *   value  {"upTo":4711,"waiting":0}: the lines count the records with numbers below `upTo`, all of which
+ *          are in Kafka; {"upTo":null,…} while lines are being written that do not fit into one batch.
  */
 const LINES_PER_BATCH = 2_000;
 const HOUR_MS = 3_600_000;
 
+type Line = readonly [key: string, value: { count: number } | TallyMark];
+
 export function tallyLine(gateway: string, one: ReceivedCount): string {
   return `${gateway}/${one.tenant}/${one.device}/${one.hour}/${one.outcome}/${one.code}`;
+}
+
+/** How far a gateway's lines reach. */
+export interface TallyMark {
+  /** Null: they are being changed. */
+  upTo: number | null;
+  /** Records of the spool from there on. */
+  waiting: number;
+}
+
+/** A value of the topic: a line's count or a mark. Throws SyntaxError. */
+export function parseTallyValue(value: string): number | TallyMark {
+  const { count, upTo, waiting } = JSON.parse(value) as Record<string, unknown>;
+  if (typeof count === 'number') return count;
+  if (typeof upTo !== 'number' && upTo !== null) throw new SyntaxError('neither count nor upTo');
+  return { upTo, waiting: typeof waiting === 'number' ? waiting : 0 };
 }
 
 /** Undefined for a key that is no line of an account. */
@@ -33,9 +53,15 @@ export function parseTallyLine(key: string, count: number): ReceivedCount | unde
   };
 }
 
+/** What the forwarder needs of the spool. */
+export interface TallySource {
+  /** Counts of the records before an offset, which is the end of a commit. */
+  receivedBefore(filter: { from: number }, offset: number): Promise<ReceivedCount[]>;
+}
+
 /** Writes the lines that have changed since the last time. */
 export class TallyWriter {
-  private readonly spool: Pick<LogConsumer, 'received'>;
+  private readonly spool: TallySource;
   private readonly gateway: string;
   private readonly topic: string;
   private readonly partitions: number;
@@ -46,7 +72,7 @@ export class TallyWriter {
   private from = 0;
 
   constructor(options: {
-    spool: Pick<LogConsumer, 'received'>;
+    spool: TallySource;
     gateway: string;
     topic: string;
     partitions: number;
@@ -59,29 +85,36 @@ export class TallyWriter {
     this.codec = options.codec;
   }
 
-  /** `oldest`: least gateway time of the records since the last call, ms. */
-  async write(producer: Producer, oldest: number): Promise<void> {
+  /**
+   * The account of the records before `upTo`, all of which are in Kafka. `oldest`: least gateway time of
+   * those that came since the last call, ms. `waiting`: records of the spool from `upTo` on.
+   */
+  async write(
+    producer: Producer,
+    { oldest, upTo, waiting }: { oldest: number; upTo: number; waiting: number },
+  ): Promise<void> {
     const from = Math.min(this.from, Math.floor(oldest / HOUR_MS) * HOUR_MS);
-    const changed = (await this.spool.received({ from }))
-      .map((one) => ({ key: tallyLine(this.gateway, one), one }))
-      .filter(({ key, one }) => this.written.get(key) !== one.count);
-    for (let i = 0; i < changed.length; i += LINES_PER_BATCH) {
-      await this.send(producer, changed.slice(i, i + LINES_PER_BATCH));
+    const changed = (await this.spool.receivedBefore({ from }, upTo))
+      .map((one) => ({ key: tallyLine(this.gateway, one), hour: one.hour, count: one.count }))
+      .filter(({ key, count }) => this.written.get(key) !== count);
+    const lines: Line[] = changed.map(({ key, count }) => [key, { count }]);
+    const fitsOne = this.partitions === 1 && lines.length < LINES_PER_BATCH;
+    if (!fitsOne) await this.send(producer, [[this.gateway, { upTo: null, waiting }]]);
+    while (lines.length >= LINES_PER_BATCH) {
+      await this.send(producer, lines.splice(0, LINES_PER_BATCH));
     }
-    for (const { key, one } of changed) this.written.set(key, one.count);
-    this.forget(changed.map(({ one }) => one.hour));
+    await this.send(producer, [...lines, [this.gateway, { upTo, waiting }]]);
+    for (const { key, count } of changed) this.written.set(key, count);
+    this.forget(changed.map(({ hour }) => hour));
   }
 
-  private async send(
-    producer: Producer,
-    lines: { key: string; one: ReceivedCount }[],
-  ): Promise<void> {
+  private async send(producer: Producer, lines: readonly Line[]): Promise<void> {
     const writers = new Map<number, RecordWriter>();
-    for (const { key, one } of lines) {
+    for (const [key, value] of lines) {
       const partition = partitionOf(key, this.partitions);
       const writer = writers.get(partition) ?? new RecordWriter(4_096);
       writers.set(partition, writer);
-      writer.add(Buffer.from(key), `{"count":${one.count}}`);
+      writer.add(Buffer.from(key), JSON.stringify(value));
     }
     await producer.send(
       [...writers].map(([partition, writer]) => ({
