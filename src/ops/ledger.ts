@@ -1,7 +1,17 @@
 import { SpillwayError } from '../core/errors.ts';
-import type { LogRecord } from '../core/nouns.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { StoreReader } from '../store/contract.ts';
+import {
+  AccountRows,
+  type AuditRow,
+  itemsOf,
+  type Look,
+  type Positions,
+  type Scope,
+} from './account-rows.ts';
+import { lookAtSources } from './shared-ledger.ts';
+
+export type { AuditRow } from './account-rows.ts';
 
 /**
  * The account of what became of every message, from durable counts alone:
@@ -18,6 +28,8 @@ import type { StoreReader } from '../store/contract.ts';
  * them. Then the records from E1 to E2 are counted one by one, and the account is taken where it
  * balances; if it balances nowhere, where the difference is smallest. An audit of such a log that finds
  * a difference is repeated before it is believed.
+ *
+ * A log that several gateways fill is looked at by `shared-ledger.ts`.
  */
 
 export interface AuditOptions {
@@ -37,22 +49,6 @@ export interface AuditOptions {
   signal?: AbortSignal;
 }
 
-export interface AuditRow {
-  tenant: string;
-  device?: string;
-  received: number;
-  stored: number;
-  /** By refusal code. */
-  deadLettered: Map<string, number>;
-  /** By reason. */
-  shed: Map<string, number>;
-  /** By kind. */
-  duplicate: Map<string, number>;
-  inFlight: number;
-  /** received − all others; 0 when every message is accounted for. */
-  difference: number;
-}
-
 export interface Audit {
   rows: AuditRow[];
   /** Null when it can't be told, as `note` says. */
@@ -70,92 +66,8 @@ const AUDIT_MS = 60_000;
 const TRIES = 8;
 const ATTEMPTS = 3;
 
-type Positions = ReadonlyMap<number, number>;
-
 function same(a: Positions, b: Positions): boolean {
   return a.size === b.size && [...a].every(([partition, offset]) => b.get(partition) === offset);
-}
-
-/** The rows of one audit, with a count of those that do not balance. */
-class Account {
-  readonly rows = new Map<string, AuditRow>();
-  unbalanced = 0;
-  private readonly byDevice: boolean;
-
-  constructor(byDevice: boolean) {
-    this.byDevice = byDevice;
-  }
-
-  private row(tenant: string, device: string): AuditRow {
-    const key = this.byDevice ? `${tenant}/${device}` : tenant; // names hold no slash
-    let row = this.rows.get(key);
-    if (row === undefined) {
-      row = {
-        tenant,
-        ...(this.byDevice && { device }),
-        ...{ received: 0, stored: 0, inFlight: 0, difference: 0 },
-        ...{ deadLettered: new Map(), shed: new Map(), duplicate: new Map() },
-      };
-      this.rows.set(key, row);
-    }
-    return row;
-  }
-
-  private differ(row: AuditRow, by: number): void {
-    const before = row.difference === 0;
-    row.difference += by;
-    if (before && row.difference !== 0) this.unbalanced += 1;
-    else if (!before && row.difference === 0) this.unbalanced -= 1;
-  }
-
-  received(tenant: string, device: string, count: number): void {
-    const row = this.row(tenant, device);
-    row.received += count;
-    this.differ(row, count);
-  }
-
-  outcome(
-    tenant: string,
-    device: string,
-    outcome: 'stored' | 'deadLetter' | 'shed' | 'duplicate',
-    code: string,
-    count: number,
-  ): void {
-    const row = this.row(tenant, device);
-    if (outcome === 'stored') row.stored += count;
-    else {
-      const codes = outcome === 'deadLetter' ? row.deadLettered : row[outcome];
-      codes.set(code, (codes.get(code) ?? 0) + count);
-    }
-    this.differ(row, -count);
-  }
-
-  inFlight(tenant: string, device: string, count: number): void {
-    const row = this.row(tenant, device);
-    row.inFlight += count;
-    this.differ(row, -count);
-  }
-
-  distance(): number {
-    let sum = 0;
-    for (const row of this.rows.values()) sum += Math.abs(row.difference);
-    return sum;
-  }
-
-  copy(): AuditRow[] {
-    return [...this.rows.values()].map((row) => ({ ...row }));
-  }
-}
-
-type Scope = Pick<AuditOptions, 'tenant'> & { from?: number; to?: number };
-
-/** How many items of the ledger a record stands for; 0 outside the scope. */
-function itemsOf(record: LogRecord, scope: Scope): number {
-  if (record.kind === 'event') return 0;
-  if (scope.tenant !== undefined && record.tenant !== scope.tenant) return 0;
-  const hour = Math.floor(record.received / HOUR_MS) * HOUR_MS;
-  if (hour < (scope.from ?? 0) || hour >= (scope.to ?? Number.POSITIVE_INFINITY)) return 0;
-  return record.kind === 'shed' ? record.count : 1;
 }
 
 /** Reads an account together with the number that changes with it. */
@@ -173,18 +85,9 @@ async function pair<T>(
   }
 }
 
-interface Look {
-  rows: AuditRow[];
-  balanced: boolean;
-  /** True when the system moved while it was looked at, so that a difference may be of the look. */
-  moved: boolean;
-  /** Records that were not counted because there are too many. */
-  uncounted: number;
-}
-
 async function look(options: AuditOptions, scope: Scope, signal: AbortSignal): Promise<Look> {
   const { store, consumer, group } = options;
-  const account = new Account(options.byDevice ?? false);
+  const account = new AccountRows(options.byDevice ?? false);
   const left = await pair(
     () => store.position(group),
     () => store.ledger(scope),
@@ -192,10 +95,7 @@ async function look(options: AuditOptions, scope: Scope, signal: AbortSignal): P
   );
   const ends = async () => new Map([...(await consumer.bounds())].map(([p, { end }]) => [p, end]));
   const right = await pair(ends, () => consumer.received(scope), signal);
-  for (const { tenant, device, outcome, code, count } of left.account) {
-    account.outcome(tenant, device, outcome, code, count);
-  }
-  for (const { tenant, device, count } of right.account) account.received(tenant, device, count);
+  account.add(right.account, left.account);
   const firsts = new Map([...(await consumer.bounds())].map(([p, { first }]) => [p, first]));
   const from = new Map(
     [...right.after.keys()].map((p) => [p, left.after.get(p) ?? firsts.get(p) ?? 0]),
@@ -225,7 +125,7 @@ async function look(options: AuditOptions, scope: Scope, signal: AbortSignal): P
  */
 async function walk(
   consumer: LogConsumer,
-  account: Account,
+  account: AccountRows,
   scope: Scope,
   range: { from: Positions; sure: Positions; until: Positions },
   signal: AbortSignal,
@@ -247,7 +147,11 @@ async function walk(
   if (!balanced() && short(range.until)) {
     const stop = new AbortController();
     const either = AbortSignal.any([stop.signal, signal]);
-    reading: for await (const batch of consumer.consume('audit', { signal: either, from: at })) {
+    reading: for await (const batch of consumer.consume('audit', {
+      signal: either,
+      from: at,
+      alone: true,
+    })) {
       const { partition } = batch;
       let offset = batch.firstOffset;
       if (offset > (at.get(partition) ?? 0)) gap = true;
@@ -278,10 +182,15 @@ export async function audit(options: AuditOptions): Promise<Audit> {
     ...(options.to !== undefined && { to: Math.ceil(options.to / HOUR_MS) * HOUR_MS }),
   };
   const signal = options.signal ?? AbortSignal.timeout(AUDIT_MS);
-  let seen = await look(options, scope, signal);
+  const { consumer } = options;
+  const once =
+    consumer.account === undefined
+      ? () => look(options, scope, signal)
+      : () => lookAtSources(options, scope, signal);
+  let seen = await once();
   for (let again = 1; again < ATTEMPTS && !seen.balanced && seen.moved; again += 1) {
-    if (seen.uncounted > 0) break;
-    seen = await look(options, scope, signal);
+    if (seen.uncounted > 0 || seen.isFinal === true) break;
+    seen = await once();
   }
   const { tenant: _, ...hours } = scope;
   const order = (a: AuditRow, b: AuditRow): number =>
@@ -293,10 +202,11 @@ export async function audit(options: AuditOptions): Promise<Audit> {
   }
   if (!seen.balanced && seen.moved) {
     const note =
+      seen.note ??
       'The system moved too fast for an exact account; audit again, or when it is quieter.';
     return { rows, balanced: null, note, ...hours };
   }
-  return { rows, balanced: seen.balanced, note: '', ...hours };
+  return { rows, balanced: seen.balanced, note: seen.note ?? '', ...hours };
 }
 
 /** Throws AUDIT_UNBALANCED with the tenants whose messages are not all accounted for. */
