@@ -21,11 +21,12 @@ import type { Registry as MetricsRegistry } from 'prom-client';
 import { localCommands, sharedCommands } from './app/commands.ts';
 import { type HttpHandle, startHttp } from './app/http.ts';
 import { type OpenLog, openLog } from './app/log.ts';
+import { shareStatus } from './app/processes.ts';
 import { shareRegistry } from './app/registry.ts';
 import { type RollupHandle, startRollup } from './app/rollup.ts';
 import type { Config, Role } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
-import { openRegistry } from './engines.ts';
+import { openRegistry, spoolName } from './engines.ts';
 import { openGateway } from './gateway/open.ts';
 import type { Gateway } from './gateway/server.ts';
 import { releaseAfterStorms, releaseMemory } from './memory.ts';
@@ -104,7 +105,8 @@ export async function startSpillway(
   const sendHere = (tenant: string, device: string, payload: string) =>
     gateway?.sendCommand(tenant, device, payload) === true;
   const commands = isShared ? sharedCommands(config, logger, sendHere) : localCommands(sendHere);
-  http = await startHttp({ config, status: status() }, logger, commands.send);
+  const processId = isShared ? spoolName(config) : '';
+  http = await startHttp({ config, status: status(), processId }, logger, commands.send);
   const { port: httpPort, post } = http;
   if (has('gateway')) {
     gateway = await openGateway({
@@ -119,7 +121,13 @@ export async function startSpillway(
     });
   }
   view.setReady(true, '');
-  const publishStatus = () => post({ kind: 'status', status: status() });
+  const processes = isShared ? shareStatus(config, logger, processId, status) : undefined;
+  const publishStatus = () =>
+    post({
+      kind: 'status',
+      status: status(),
+      ...(processes !== undefined && { others: processes.others() }),
+    });
   publishStatus();
   const statusTimer = setInterval(publishStatus, STATUS_INTERVAL_MS);
   const publish = (source: string, of: MetricsRegistry) =>
@@ -172,6 +180,7 @@ export async function startSpillway(
     clearInterval(statusTimer);
     releasing.stop();
     for (const metricsOf of publishing) metricsOf.stop();
+    await processes?.close();
     await commands.close();
     await http?.stop();
     await sharing?.close();

@@ -1,3 +1,4 @@
+import { hostname } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { Registry as MetricsRegistry } from 'prom-client';
 import { deviceTypes, replaceTypes } from './config/device-types.ts';
@@ -9,12 +10,13 @@ import { releaseMemory } from './memory.ts';
 import type { LiveStatus } from './ops/counters.ts';
 import { httpMetrics, MetricsHub, type MetricsMessage } from './ops/metrics-hub.ts';
 import { eventLoopMetrics } from './ops/thread-metrics.ts';
+import { type ProcessStatus, wholeStatus } from './ops/whole-status.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of HTTP: it reads the store beside its writer, so that no flood of messages reaches it. */
 
 export type ToHttp =
-  | { kind: 'status'; status: LiveStatus }
+  | { kind: 'status'; status: LiveStatus; others?: ProcessStatus[] }
   | MetricsMessage
   | { kind: 'types'; types: Config['types'] }
   | { kind: 'commandResult'; id: number; sent: boolean }
@@ -34,6 +36,8 @@ const STATUS_STALE_MS = 10_000;
 export interface HttpThreadData {
   config: Config;
   status: LiveStatus;
+  /** This process among others. */
+  processId: string;
 }
 
 /** Commands on their way to the main thread, which holds the connections. */
@@ -74,7 +78,7 @@ async function openData(config: Config, said: ReturnType<typeof threadLogger>) {
 if (parentPort !== null) {
   const port = parentPort;
   const post = (message: FromHttp) => port.postMessage(message);
-  const { config, status: first } = workerData as HttpThreadData;
+  const { config, status: first, processId: id } = workerData as HttpThreadData;
   try {
     const registry = openRegistry(config);
     const logger = threadLogger(post);
@@ -86,6 +90,7 @@ if (parentPort !== null) {
     const types = deviceTypes(config);
     let status = first;
     let statusAt = performance.now();
+    let others: ProcessStatus[] | undefined;
     const server = await createHttpServer({
       config,
       ...(data !== undefined && { data }),
@@ -95,6 +100,10 @@ if (parentPort !== null) {
         performance.now() - statusAt < STATUS_STALE_MS
           ? status
           : { ...status, ready: false, readyReason: 'the gateway does not answer' },
+      wholeStatus: () =>
+        others === undefined
+          ? status
+          : wholeStatus({ id, host: hostname(), at: Date.now(), status }, others),
       metrics: () => hub.text(),
       sendCommand: (tenant, device, payload) => commands.send(tenant, device, payload),
       devices: (tenant) => registry.devices(tenant),
@@ -105,6 +114,7 @@ if (parentPort !== null) {
     port.on('message', (message: ToHttp) => {
       if (message.kind === 'status') {
         status = message.status;
+        others = message.others;
         statusAt = performance.now();
       } else if (message.kind === 'types') replaceTypes(types, message.types);
       else if (message.kind === 'metrics') hub.accept(message.source, message.metrics);

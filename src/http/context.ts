@@ -4,6 +4,7 @@ import type { Clock } from '../core/clock.ts';
 import type { DeviceType } from '../core/nouns.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { LiveStatus } from '../ops/counters.ts';
+import type { WholeStatus } from '../ops/whole-status.ts';
 import type { StoreReader } from '../store/contract.ts';
 import type { Need, Rights, TokenVerifier } from './access.ts';
 import type { Turnstile } from './turnstile.ts';
@@ -15,7 +16,10 @@ export interface HttpOptions {
   /** Device types by name, which may change meanwhile; default: those of `config`. */
   types?: ReadonlyMap<string, DeviceType>;
   tokens: TokenVerifier;
+  /** Of this process: health and readiness. */
   status: () => LiveStatus;
+  /** Of all processes together, for people; default: `status`. */
+  wholeStatus?: () => WholeStatus;
   /** The Prometheus text form. */
   metrics: () => Promise<string>;
   /** Sends a JSON text to a device; false when the device is not connected. */

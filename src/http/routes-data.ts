@@ -112,7 +112,7 @@ export function dataRoutes(app: FastifyInstance, context: DataContext): void {
 
   app.get('/api/v1/status', async (request) => {
     requireOperator(await context.rights(request, 'view'));
-    return context.status();
+    return (context.wholeStatus ?? context.status)();
   });
 }
 

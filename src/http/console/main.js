@@ -4,6 +4,7 @@ import { get, repeat } from './api.js';
 import { clearChart, showChart } from './chart.js';
 import { showDevices, startDevices } from './devices.js';
 import { showProblem, showStatus } from './figures.js';
+import { showProcesses } from './processes.js';
 
 const STATUS_MS = 1_000;
 const DEVICES_MS = 10_000;
@@ -58,7 +59,11 @@ function nextMetric() {
 }
 
 repeat(
-  guarded('status', async () => showStatus(await get('status'))),
+  guarded('status', async () => {
+    const status = await get('status');
+    showStatus(status);
+    showProcesses(status.processes ?? []);
+  }),
   STATUS_MS,
 );
 
