@@ -59,7 +59,7 @@ export async function lookAtSources(
   );
   const balanced = rows.unbalanced === 0;
   const moved = !left.stable || gap || behind.length > 0;
-  const note = noteOf(behind, account.waiting);
+  const note = noteOf(balanced ? [] : behind, account.waiting);
   return {
     ...{ rows: rows.copy(), balanced, moved, uncounted: 0, isFinal: behind.length > 0 },
     ...(note !== '' && { note }),
