@@ -26,5 +26,5 @@ EXPOSE 1883 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.SPILLWAY_HTTP_PORT || 8080}/healthz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 # SIGTERM drains; see shutdown.drainTimeout.
-ENTRYPOINT ["node", "src/cli.ts"]
+ENTRYPOINT ["node", "src/spillway.js"]
 CMD ["run", "--config", "config/spillway.yaml"]

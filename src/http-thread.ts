@@ -4,6 +4,8 @@ import { Registry as MetricsRegistry } from 'prom-client';
 import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
+import { SpillwayError } from './core/errors.ts';
+import { secretOf } from './engines/secret-file.ts';
 import { openConsumer, openRegistry, openStore } from './engines.ts';
 import { createHttpServer } from './http/server.ts';
 import { releaseMemory } from './memory.ts';
@@ -30,6 +32,7 @@ export type FromHttp =
 
 const COMMAND_TIMEOUT_MS = 2_000;
 const COMMANDS_MAX = 1_000;
+const METRICS_TOKEN_CHARS_MIN = 20;
 /** Without news from the main thread for so long, readiness is no longer believed. */
 const STATUS_STALE_MS = 10_000;
 
@@ -69,6 +72,17 @@ class Commands {
   }
 }
 
+/** Throws CONFIG_INVALID. */
+function metricsToken(config: Config): string {
+  const key = 'http.metricsTokenFile';
+  const token = secretOf('', config.http.metricsTokenFile, key);
+  if (token.length >= METRICS_TOKEN_CHARS_MIN) return token;
+  throw new SpillwayError(
+    'CONFIG_INVALID',
+    `${key}: expected at least ${METRICS_TOKEN_CHARS_MIN} characters`,
+  );
+}
+
 async function openData(config: Config, said: ReturnType<typeof threadLogger>) {
   const logger = { ...said, debug: () => {} };
   const store = await openStore(config, { readOnly: true, logger });
@@ -95,6 +109,7 @@ if (parentPort !== null) {
       config,
       ...(data !== undefined && { data }),
       types,
+      ...(config.http.metricsTokenFile !== '' && { metricsToken: metricsToken(config) }),
       tokens: { verify: (token) => registry.verifyToken(token) },
       status: () =>
         performance.now() - statusAt < STATUS_STALE_MS

@@ -220,6 +220,7 @@ export const configSchema = z.strictObject({
       bodyBytesMax: bytes('1MiB'),
       queryRowsMax: count(100_000),
       requestTimeout: timer('30s', 100),
+      metricsTokenFile: text(4_096).default(''),
     })
     .prefault({}),
   shutdown: z.strictObject({ drainTimeout: timer('20s') }).prefault({}),

@@ -16,6 +16,8 @@ export interface HttpOptions {
   /** Device types by name, which may change meanwhile; default: those of `config`. */
   types?: ReadonlyMap<string, DeviceType>;
   tokens: TokenVerifier;
+  /** Opens `/metrics` and nothing else. */
+  metricsToken?: string;
   /** Of this process: health and readiness. */
   status: () => LiveStatus;
   /** Of all processes together, for people; default: `status`. */

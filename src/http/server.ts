@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { type FastifyInstance, type FastifyReply, fastify } from 'fastify';
 import { SpillwayError } from '../core/errors.ts';
-import { isLoopback, requireOperator, rightsOf } from './access.ts';
+import { isLoopback, isMetricsToken, requireOperator, rightsOf } from './access.ts';
 import { loadAssets } from './assets.ts';
 import type { HttpContext, HttpOptions } from './context.ts';
 import { errorAnswer, HTTP_ERRORS, HttpError } from './errors.ts';
@@ -157,7 +157,9 @@ function healthRoutes(app: FastifyInstance, context: HttpContext): void {
     return reply.code(503).header('retry-after', '2').send({ ready: false, reason: readyReason });
   });
   app.get('/metrics', async (request, reply) => {
-    requireOperator(await context.rights(request, 'view'));
+    if (!isMetricsToken(request.headers.authorization, context.metricsToken)) {
+      requireOperator(await context.rights(request, 'view'));
+    }
     const text = await context.metrics();
     return reply.type('text/plain; version=0.0.4; charset=utf-8').send(text);
   });

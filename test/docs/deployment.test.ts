@@ -15,7 +15,7 @@ const service = z.object({
   build: z.string().optional(),
   environment: environment.default({}),
   volumes: z.array(z.string()).default([]),
-  ports: z.array(z.string()),
+  ports: z.array(z.string()).default([]),
   secrets: z.array(z.string()).default([]),
   depends_on: z.array(z.string()).default([]),
 });
@@ -25,11 +25,11 @@ const compose = z
     secrets: z.record(z.string(), z.object({ file: z.string() })),
     volumes: z.record(z.string(), z.unknown()),
   })
-  .parse(parse(read('docker-compose.yml')));
+  .parse(parse(read('docker-compose.yml'), { merge: true }));
 
 const services = Object.entries(compose.services);
 const named = (name: string) => compose.services[name] ?? assert.fail(`no service ${name}`);
-const spillway = named('spillway');
+const ROLES = ['gateway', 'rollup', 'http'] as const;
 
 /** `ENV` of the Dockerfile, as the container sees it. */
 function imageEnvironment(): Record<string, string> {
@@ -38,24 +38,44 @@ function imageEnvironment(): Record<string, string> {
   return Object.fromEntries(line.split(/\s+/).map((pair) => pair.split('=') as [string, string]));
 }
 
-function containerConfig() {
-  const own = Object.entries(spillway.environment).map(([key, value]) => [key, String(value)]);
+function containerConfig(role: (typeof ROLES)[number]) {
+  const own = Object.entries(named(role).environment).map(([key, value]) => [key, String(value)]);
   const env = { ...imageEnvironment(), ...Object.fromEntries(own) };
   return loadConfig({ file: join(ROOT, 'config/spillway.yaml'), env }).config;
 }
 
-test('the variables of image and compose file are keys of the configuration', () => {
-  const config = containerConfig();
-  assert.equal(config.data.dir, '/data');
-  assert.equal(config.gateway.mqtt.host, '0.0.0.0');
-  assert.equal(config.http.host, '0.0.0.0');
-  assert.deepEqual(spillway.volumes.includes('data:/data'), true);
+test('the variables of image and compose file are keys of the configuration, and the roles are apart', () => {
+  for (const role of ROLES) {
+    const config = containerConfig(role);
+    assert.deepEqual(config.roles, [role]);
+    assert.equal(config.data.dir, '/data');
+    assert.equal(config.gateway.mqtt.host, '0.0.0.0');
+    assert.equal(config.http.host, '0.0.0.0');
+    assert.equal(config.log.engine, 'kafka');
+    assert.equal(config.store.engine, 'influxdb');
+    assert.ok(named(role).volumes.includes(`${role}:/data`), 'a spool of its own');
+  }
+});
+
+test('brokers and database are where the compose file has them', () => {
+  const { log, store } = containerConfig('gateway');
+  const listeners = String(named('kafka').environment.KAFKA_ADVERTISED_LISTENERS).split(',');
+  const inside = listeners.find((one) => one.startsWith('INSIDE://'))?.slice('INSIDE://'.length);
+  assert.deepEqual(log.kafka.brokers, [inside]);
+  assert.ok(new URL(store.influxdb.url).hostname in compose.services);
+  const { environment } = named('influxdb');
+  assert.equal(store.influxdb.org, environment.DOCKER_INFLUXDB_INIT_ORG);
+  assert.equal(
+    named('gateway').environment.SPILLWAY_STORE_INFLUXDB_TOKEN,
+    environment.DOCKER_INFLUXDB_INIT_ADMIN_TOKEN,
+  );
 });
 
 test('the published ports are those that Spillway listens on', () => {
-  const { gateway, http } = containerConfig();
-  const inside = spillway.ports.map((port) => Number(port.split(':').at(-1)));
-  assert.deepEqual(inside, [gateway.mqtt.port, http.port]);
+  const { gateway, http } = containerConfig('gateway');
+  const inside = (role: string) => named(role).ports.map((port) => Number(port.split(':').at(-1)));
+  assert.deepEqual(inside('gateway'), [gateway.mqtt.port]);
+  assert.deepEqual(inside('http'), [http.port]);
   assert.match(read('Dockerfile'), new RegExp(`^EXPOSE ${gateway.mqtt.port} ${http.port}$`, 'm'));
 });
 
@@ -68,7 +88,7 @@ test('every port is published on loopback only, and once', () => {
 test('no secret is written down, and every variable has its line in .env.example', () => {
   for (const [name, { environment }] of services) {
     for (const [key, value] of Object.entries(environment)) {
-      if (/PASSWORD|TOKEN|SECRET/.test(key))
+      if (/PASSWORD|TOKEN|SECRET/.test(key) && !key.endsWith('_FILE'))
         assert.match(String(value), /^\$\{\w+:\?/, `${name} ${key}`);
     }
   }
@@ -116,9 +136,14 @@ test('Prometheus scrapes Spillway with the token that the compose file mounts', 
     })
     .parse(parse(read('config/prometheus/prometheus.yml')));
   const [scrape] = prometheus.scrape_configs;
-  assert.deepEqual(scrape.static_configs[0].targets, [`spillway:${containerConfig().http.port}`]);
+  const { port, metricsTokenFile } = containerConfig('http').http;
+  assert.deepEqual(
+    scrape.static_configs[0].targets,
+    ROLES.map((role) => `${role}:${port}`),
+  );
   const secrets = named('prometheus').secrets.map((secret) => `/run/secrets/${secret}`);
   assert.ok(secrets.includes(scrape.authorization.credentials_file));
+  assert.equal(scrape.authorization.credentials_file, metricsTokenFile);
   for (const file of prometheus.rule_files)
     assert.ok(existsSync(join(ROOT, 'config/prometheus', file)));
 });

@@ -255,3 +255,27 @@ test('loopback addresses', () => {
   ])
     assert.ok(!isLoopback(no), no);
 });
+
+describe('the token of the metrics', () => {
+  const metricsToken = 'of-the-metrics-alone-0123';
+  const ask = async (url: string, authorization: string) => {
+    const { app } = await backend({ metricsToken });
+    const response = await app.inject({
+      ...{ method: 'GET', url, headers: { host: 'spillway:8080', authorization } },
+      remoteAddress: '10.0.0.7',
+    });
+    await app.close();
+    return response.statusCode;
+  };
+
+  test('opens them from anywhere', async () => {
+    assert.equal(await ask('/metrics', `Bearer ${metricsToken}`), 200);
+    assert.equal(await ask('/metrics', `Bearer ${metricsToken}x`), 401);
+  });
+
+  test('opens nothing else', async () => {
+    for (const url of ['/', '/api/v1/status', QUERY]) {
+      assert.equal(await ask(url, `Bearer ${metricsToken}`), 401, url);
+    }
+  });
+});
