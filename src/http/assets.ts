@@ -24,6 +24,7 @@ const OWN: readonly (readonly [path: string, file: string, type: string])[] = [
   ['/console/devices.js', 'devices.js', JS],
   ['/console/figures.js', 'figures.js', JS],
   ['/console/processes.js', 'processes.js', JS],
+  ['/console/sign-in.js', 'sign-in.js', JS],
   ['/console/icon.svg', 'icon.svg', SVG],
 ];
 

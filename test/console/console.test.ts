@@ -78,3 +78,42 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
   assert.deepEqual(problems, []);
   assert.deepEqual(foreign, []);
 });
+
+test('bound beyond loopback it asks for a token, and shows a tenant its own', {
+  skip,
+}, async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'spillway-console-'));
+  const config = configSchema.parse({
+    data: { dir: join(dir, 'data') },
+    gateway: { mqtt: { port: 0 } },
+    http: { port: 0, host: '0.0.0.0' },
+    types: TYPES,
+  });
+  const registry = openRegistry(config);
+  registry.addDevice({ tenant: 'acme', device: 'd1', type: 'thermostat' });
+  registry.addDevice({ tenant: 'other', device: 'd2', type: 'thermostat' });
+  const { token } = registry.addToken({ role: 'tenant', tenant: 'acme' });
+  registry.close();
+  const spillway = await startSpillway(config, pino({ level: 'silent' }), 'test');
+  const browser = await chromium.launch({
+    executablePath: BROWSER,
+    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
+  });
+  t.after(async () => {
+    await browser.close();
+    await spillway.stop();
+    rmSync(dir, { recursive: true });
+  });
+  const page = await browser.newPage();
+  await page.goto(`http://127.0.0.1:${spillway.httpPort}/`);
+  await page.getByLabel('Token').fill(`${token}x`);
+  await page.getByRole('button', { name: 'Open' }).click();
+  await page.getByRole('alert').getByText('unknown').waitFor();
+  await page.getByLabel('Token').fill(token);
+  await page.getByRole('button', { name: 'Open' }).click();
+  await page.getByRole('cell', { name: 'd1', exact: true }).waitFor();
+  assert.equal(await page.getByRole('cell', { name: 'd2', exact: true }).count(), 0);
+  await page.getByRole('button', { name: 'Forget token' }).click();
+  await page.getByLabel('Token').waitFor();
+  assert.equal(await page.getByRole('cell', { name: 'd1', exact: true }).count(), 0);
+});

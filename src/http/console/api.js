@@ -1,6 +1,33 @@
 /** Requests to the API. The header tells the server that this page asks and no other site. */
 
 const TIMEOUT_MS = 10_000;
+/** Kept for this tab alone, until it is closed. */
+const TOKEN_KEY = 'spillway-token';
+
+export const token = {
+  get: () => sessionStorage.getItem(TOKEN_KEY) ?? '',
+  set(value) {
+    if (value === '') sessionStorage.removeItem(TOKEN_KEY);
+    else sessionStorage.setItem(TOKEN_KEY, value);
+  },
+};
+
+/** What the server answered that is no success. */
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** With a token that one counts alone; without, the server takes the header for this machine's user. */
+function headers() {
+  const given = token.get();
+  return {
+    'X-Spillway-Console': '1',
+    ...(given === '' ? {} : { Authorization: `Bearer ${given}` }),
+  };
+}
 
 /**
  * @param {string} path below `/api/v1/`
@@ -10,7 +37,7 @@ const TIMEOUT_MS = 10_000;
 export async function get(path, parameters = {}) {
   const query = new URLSearchParams(parameters).toString();
   const response = await fetch(`/api/v1/${path}${query === '' ? '' : `?${query}`}`, {
-    headers: { 'X-Spillway-Console': '1' },
+    headers: headers(),
     signal: AbortSignal.timeout(TIMEOUT_MS),
   }).catch(() => {
     throw new Error('Spillway does not answer; is it running?');
@@ -18,7 +45,7 @@ export async function get(path, parameters = {}) {
   const body = await response.json().catch(() => undefined);
   if (response.ok && body !== undefined) return body;
   const { message = `HTTP ${response.status}`, next = '' } = body?.error ?? {};
-  throw new Error(`${message} ${next}`);
+  throw new ApiError(response.status, `${message} ${next}`);
 }
 
 /**

@@ -1,10 +1,11 @@
 /** The console: asks the API from time to time and shows what it says. Text only goes in as text. */
 
-import { get, repeat } from './api.js';
+import { ApiError, get, repeat } from './api.js';
 import { clearChart, showChart } from './chart.js';
 import { showDevices, startDevices } from './devices.js';
 import { showProblem, showStatus } from './figures.js';
 import { showProcesses } from './processes.js';
+import { askForToken, startSignIn } from './sign-in.js';
 
 const STATUS_MS = 1_000;
 const DEVICES_MS = 10_000;
@@ -22,6 +23,7 @@ function guarded(source, work) {
       await work();
       showProblem(source, '');
     } catch (error) {
+      if (error instanceof ApiError && error.status === 401) askForToken();
       showProblem(source, error instanceof Error ? error.message : String(error));
     }
   };
@@ -60,7 +62,14 @@ function nextMetric() {
 
 repeat(
   guarded('status', async () => {
-    const status = await get('status');
+    const status = await get('status').catch((error) => {
+      if (error instanceof ApiError && error.status === 403) return undefined;
+      throw error;
+    });
+    // A tenant sees its data alone.
+    element('now-section').hidden = status === undefined;
+    element('state').hidden = status === undefined;
+    if (status === undefined) return;
     showStatus(status);
     showProcesses(status.processes ?? []);
   }),
@@ -109,3 +118,5 @@ startDevices(({ tenant, device }) => {
   drawChart();
   element('chart-title').scrollIntoView({ behavior: 'smooth', block: 'nearest' });
 });
+
+startSignIn();
