@@ -1,6 +1,6 @@
-import { randomUUID } from 'node:crypto';
 import type { InfluxRunOptions, InfluxRunResult } from './influxdb-worker.ts';
 import { cpuSecondsOf, firstLine, listenerAt, script, start } from './processes.ts';
+import { removeBuckets, uniquePrefix } from './services.ts';
 
 /**
  * The store's part of the distributed path: log records from memory through the rollup worker into raw
@@ -43,7 +43,7 @@ export async function benchInflux(options: {
     return undefined;
   }
   const round = async (part: { readings: number; rate: number; profile: boolean }) => {
-    const bucketPrefix = `bench-${randomUUID().slice(0, 8)}`;
+    const bucketPrefix = uniquePrefix();
     const stepMs = (DEVICES * 1_000) / options.rate;
     try {
       return await runWorker({ url, org, token, bucketPrefix, devices: DEVICES, stepMs, ...part });
@@ -110,21 +110,4 @@ function stagesOf({ result, figures }: Round, shares: Record<string, number>) {
     main * share,
   ]);
   return Object.fromEntries([...stages, ['other threads (gzip, garbage)', total - main]]);
-}
-
-interface Server {
-  url: string;
-  org: string;
-  token: string;
-}
-
-async function removeBuckets({ url, org, token }: Server, prefix: string): Promise<void> {
-  const headers = { authorization: `Token ${token}` };
-  const query = new URLSearchParams({ org, limit: '100' });
-  const answer = await fetch(`${url}/api/v2/buckets?${query}`, { headers });
-  const { buckets } = (await answer.json()) as { buckets: { id: string; name: string }[] };
-  for (const { id, name } of buckets) {
-    if (!name.startsWith(prefix)) continue;
-    await fetch(`${url}/api/v2/buckets/${id}`, { method: 'DELETE', headers });
-  }
 }

@@ -51,7 +51,8 @@ export function cpuSeconds(child: ChildProcess): number {
   return cpuSecondsOf(child.pid ?? 0);
 }
 
-export function cpuSecondsOf(pid: number): number {
+/** Of a process, or of one thread: `<pid>/task/<tid>`. */
+export function cpuSecondsOf(pid: number | string): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;

@@ -1,19 +1,35 @@
+import { type ChildProcess, execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { stringify } from 'yaml';
 import { type Config, configSchema } from '../src/config/schema.ts';
-import { openConsumer, openRegistry, openStore } from '../src/engines.ts';
+import { openConsumer, openStore, ROLLUP_GROUP } from '../src/engines.ts';
 import { freePort } from './ingest.ts';
 import type { LoadOptions } from './load.ts';
 import { cpuSeconds, load, rssBytes, script, start, stop } from './processes.ts';
 import { BENCH_TYPES } from './types.ts';
 
 /** The whole program as its users start it, and what is seen of it from outside. */
-const GROUP = 'rollup';
+export const TENANT = 'bench';
 
-async function openProgram(devices: number) {
+export interface Program {
+  child: ChildProcess;
+  config: Config;
+  /** One for each device. */
+  clients: LoadOptions['clients'];
+  /** MQTT. */
+  port: number;
+  close(): Promise<void>;
+}
+
+/** `engines`: settings beside those of every benchmark; `env`: of the program alone. */
+export async function openProgram(
+  devices: number,
+  engines: Record<string, unknown> = {},
+  env: Record<string, string> = {},
+): Promise<Program> {
   const dir = mkdtempSync(join(tmpdir(), 'spillway-bench-'));
   const settings = {
     data: { dir: join(dir, 'data') },
@@ -21,19 +37,20 @@ async function openProgram(devices: number) {
     gateway: { mqtt: { port: await freePort() } },
     http: { port: await freePort() },
     types: BENCH_TYPES,
+    ...engines,
   };
   const file = join(dir, 'spillway.yaml');
   writeFileSync(file, stringify(settings));
-  const config: Config = configSchema.parse(settings);
-  const registry = openRegistry(config);
-  const added = registry.addDevices({ tenant: 'bench', type: 'bench', count: devices });
-  registry.close();
-  const clients: LoadOptions['clients'] = added.map(({ tenant, device, secret }) => ({
-    username: `${tenant}/${device}`,
-    password: secret,
-    topic: `t/${tenant}/d/${device}/telemetry`,
-  }));
-  const child = start(process.execPath, [script('../src/spillway.js'), 'run', '--config', file]);
+  const spillway = (...args: string[]) => [script('../src/spillway.js'), ...args, '--config', file];
+  const clients = clientsOf(
+    execFileSync(
+      process.execPath,
+      spillway('device', 'add', '--tenant', TENANT, '--type', 'bench', '--count', String(devices)),
+      { encoding: 'utf8' },
+    ),
+  );
+  const child = start(process.execPath, spillway('run'), env);
+  child.stdout?.pipe(process.stderr);
   for (let tries = 0; ; tries++) {
     const ready = await fetch(`http://127.0.0.1:${settings.http.port}/readyz`).then(
       (response) => response.ok,
@@ -45,7 +62,7 @@ async function openProgram(devices: number) {
   }
   return {
     child,
-    config,
+    config: configSchema.parse(settings),
     clients,
     port: settings.gateway.mqtt.port,
     async close() {
@@ -53,6 +70,22 @@ async function openProgram(devices: number) {
       rmSync(dir, { recursive: true });
     },
   };
+}
+
+/** Of the CSV that `spillway device add` prints: tenant, device, type, secret. */
+function clientsOf(csv: string): LoadOptions['clients'] {
+  return csv
+    .trim()
+    .split('\n')
+    .slice(1)
+    .map((line) => {
+      const [tenant = '', device = '', , password = ''] = line.split(',');
+      return {
+        username: `${tenant}/${device}`,
+        password,
+        topic: `t/${tenant}/d/${device}/telemetry`,
+      };
+    });
 }
 
 export interface EndToEndFigures {
@@ -78,7 +111,7 @@ export async function benchEndToEnd(options: {
   const began = performance.now();
   const sample = async () => {
     const end = (await consumer.bounds()).get(0)?.end ?? 0;
-    const done = (await store.position(GROUP)).get(0) ?? 0;
+    const done = (await store.position(ROLLUP_GROUP)).get(0) ?? 0;
     backlogs.push({ at: (performance.now() - began) / 1_000, backlog: end - done });
   };
   const ticker = setInterval(() => void sample(), 1_000);
@@ -105,8 +138,8 @@ export async function benchEndToEnd(options: {
   };
 }
 
-/** Least squares. */
-function slope(points: { at: number; backlog: number }[]): number {
+/** By how much it grows in a second; least squares. */
+export function slope(points: { at: number; backlog: number }[]): number {
   const n = points.length;
   const meanAt = points.reduce((sum, { at }) => sum + at, 0) / n;
   const mean = points.reduce((sum, { backlog }) => sum + backlog, 0) / n;
@@ -175,7 +208,7 @@ export async function benchVisible(options: { seconds: number }): Promise<Visibl
   while (Date.now() < end) {
     await sleep(20);
     const now = Date.now();
-    const query = { tenant: 'bench', devices: [device], from: now - 10_000, to: now + 1_000 };
+    const query = { tenant: TENANT, devices: [device], from: now - 10_000, to: now + 1_000 };
     const rows = await store.rollups({
       ...query,
       from: first - windowMs,

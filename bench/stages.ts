@@ -1,6 +1,7 @@
+import type { Profiler } from 'node:inspector';
 import { Session } from 'node:inspector/promises';
 
-/** Where the main thread's time goes, by stage, from V8's sampling profiler. */
+/** Where a thread's time goes, by stage, from V8's sampling profiler. */
 
 /** The first rule whose pattern matches a frame names its stage; frames without one belong to their caller's. */
 export type StageRules = readonly (readonly [stage: string, file: RegExp, name?: RegExp])[];
@@ -29,18 +30,23 @@ export async function profileStages(
   return async () => {
     const { profile } = await session.post('Profiler.stop');
     session.disconnect();
-    const stages = stagesOf(profile.nodes, rules);
-    const micros = new Map<string, number>();
-    let total = 0;
-    profile.samples?.forEach((id, index) => {
-      const stage = stages.get(id) ?? 'other';
-      const delta = profile.timeDeltas?.[index] ?? 0;
-      if (stage === '(idle)') return;
-      micros.set(stage, (micros.get(stage) ?? 0) + delta);
-      total += delta;
-    });
-    return new Map([...micros].map(([stage, us]) => [stage, us / total]));
+    return sharesOf(profile, rules);
   };
+}
+
+/** The share of each stage, idle time left out. */
+export function sharesOf(profile: Profiler.Profile, rules: StageRules): Map<string, number> {
+  const stages = stagesOf(profile.nodes, rules);
+  const micros = new Map<string, number>();
+  let total = 0;
+  profile.samples?.forEach((id, index) => {
+    const stage = stages.get(id) ?? 'other';
+    const delta = profile.timeDeltas?.[index] ?? 0;
+    if (stage === '(idle)') return;
+    micros.set(stage, (micros.get(stage) ?? 0) + delta);
+    total += delta;
+  });
+  return new Map([...micros].map(([stage, us]) => [stage, us / total]));
 }
 
 /** The stage of each node of the call tree; callers come before those whom they call. */
