@@ -1,5 +1,5 @@
 import { type DistributedPath, evenLoad, watchBacklog } from './distributed-path.ts';
-import { cpuSecondsOf, load, rssBytes } from './processes.ts';
+import { cpuSecondsOf, load, machineCpuSeconds, rssBytes } from './processes.ts';
 import { slope } from './program.ts';
 import { servicePids } from './services.ts';
 import { cpuByStage, since } from './threads.ts';
@@ -14,6 +14,8 @@ export interface RateFigures {
   kafkaMicrosPerReading: number;
   influxdbMicrosPerReading: number;
   loadMicrosPerReading: number;
+  /** Cores that none of these used: what else runs on the machine makes every figure worse. */
+  coresOfOthers: number;
   /** Records by which the backlog grew in each second, from a fifth of the time on; about 0 is flat. */
   backlogGrowth: number;
   backlogMax: number;
@@ -38,23 +40,30 @@ export async function measureRate(
   const { kafka, influxdb } = servicePids(path.services);
   const used = (of: number | undefined) => (of === undefined ? Number.NaN : cpuSecondsOf(of));
   const before = { own: cpuByStage(pid), kafka: used(kafka), influxdb: used(influxdb) };
+  const machineBefore = machineCpuSeconds();
+  const began = performance.now();
   const backlog = watchBacklog(path, LOOK_MS);
   const result = await load(evenLoad(path, rate, seconds));
   await backlog.stop();
   const rss = rssBytes(path.program.child);
   await path.drained();
-  const micros = (cpuSeconds: number) => (cpuSeconds * 1e6) / result.sent;
   const stages = [...since(before.own, cpuByStage(pid))];
+  const own = stages.reduce((sum, [, cpuSeconds]) => sum + cpuSeconds, 0);
+  const beside = { kafka: used(kafka) - before.kafka, influxdb: used(influxdb) - before.influxdb };
+  const elapsed = (performance.now() - began) / 1_000;
+  const known = own + (beside.kafka || 0) + (beside.influxdb || 0) + result.cpuSeconds;
+  const micros = (cpuSeconds: number) => (cpuSeconds * 1e6) / result.sent;
   const later = backlog.samples.filter(({ at }) => at > seconds / 5);
   const backlogGrowth = slope(later.map(({ at, backlog }) => ({ at, backlog })));
   const readingsPerSecond = Math.round(result.acknowledged / result.seconds);
   return {
     readingsPerSecond,
-    cpuMicrosPerReading: micros(stages.reduce((sum, [, cpuSeconds]) => sum + cpuSeconds, 0)),
+    cpuMicrosPerReading: micros(own),
     stageMicros: Object.fromEntries(stages.map(([stage, cpu]) => [stage, micros(cpu)])),
-    kafkaMicrosPerReading: micros(used(kafka) - before.kafka),
-    influxdbMicrosPerReading: micros(used(influxdb) - before.influxdb),
+    kafkaMicrosPerReading: micros(beside.kafka),
+    influxdbMicrosPerReading: micros(beside.influxdb),
     loadMicrosPerReading: micros(result.cpuSeconds),
+    coresOfOthers: (machineCpuSeconds() - machineBefore - known) / elapsed,
     backlogGrowth,
     backlogMax: Math.max(...later.map(({ backlog }) => backlog)),
     isFlat: backlogGrowth < rate * FLAT_SHARE && readingsPerSecond > rate * ACKNOWLEDGED_SHARE,

@@ -67,9 +67,13 @@ async function measureAll(of: DistributedPath): Promise<void> {
   if (parts.has('rate')) {
     const best = await searchRate(of, rate, seconds, (tried, wanted) => {
       sent += tried.sent;
-      const { isFlat, backlogMax, backlogGrowth } = tried;
+      const { isFlat, backlogMax, backlogGrowth, coresOfOthers } = tried;
       const growth = `grows by ${backlogGrowth.toFixed(0)}/s, at most ${backlogMax}`;
-      line(`  tried ${wanted}/s`, `${isFlat ? 'flat' : 'not kept up'}: backlog ${growth}`);
+      const others = `others used ${coresOfOthers.toFixed(2)} cores`;
+      line(
+        `  tried ${wanted}/s`,
+        `${isFlat ? 'flat' : 'not kept up'}: backlog ${growth}; ${others}`,
+      );
     });
     figures.readingsPerSecond = best.readingsPerSecond;
     figures.sustained = best;
@@ -87,6 +91,7 @@ function showCpu(cpu: RateFigures): void {
   line('  Kafka beside it', micros(cpu.kafkaMicrosPerReading));
   line('  InfluxDB beside it', micros(cpu.influxdbMicrosPerReading));
   line('  load generator', micros(cpu.loadMicrosPerReading));
+  line('  cores that others used meanwhile', cpu.coresOfOthers.toFixed(2));
   line('  backlog', `grows by ${cpu.backlogGrowth.toFixed(0)}/s, at most ${cpu.backlogMax}`);
   line('  PUBACK p99', `${cpu.pubackP99Ms.toFixed(0)} ms`);
 }

@@ -12,6 +12,7 @@ const running = new Set<ChildProcess>();
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
 });
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
 
 /** Starts a process; what it says on stderr is shown. */
 export function start(
@@ -56,6 +57,16 @@ export function cpuSecondsOf(pid: number | string): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}
+
+/** What all processes of this machine have used, seconds over all cores. */
+export function machineCpuSeconds(): number {
+  const [, user, nice, system, , , irq, softirq] = readFileSync('/proc/stat', 'utf8')
+    .slice(0, 200)
+    .split(/\s+/)
+    .map(Number);
+  const ticks = [user, nice, system, irq, softirq].reduce<number>((sum, one = 0) => sum + one, 0);
+  return ticks / TICKS_PER_SECOND;
 }
 
 /** The process that listens at a TCP port of this machine; undefined when it is not ours to see. */
