@@ -51,7 +51,7 @@ if (parentPort !== null) {
   port.on('message', ({ drainMs }: ToForwarder) => {
     void (async () => {
       const late = sleep(drainMs, false, { ref: false });
-      const drained = await Promise.race([forwarder.drained().then(() => true), late]);
+      const drained = await Promise.race([forwarder.drained(), late]);
       clearInterval(stats);
       await forwarder.close();
       await spool.close();

@@ -2,7 +2,6 @@ import type { Config } from '../config/schema.ts';
 import { REFUSALS } from '../core/refusals.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import { Bus } from '../log/kafka/bus.ts';
-import { createKafka } from '../log/kafka/client.ts';
 import { CompactedTable } from '../log/kafka/compacted-table.ts';
 import { KafkaLogConsumer } from '../log/kafka/consumer.ts';
 import { Forwarder, type ForwarderOptions } from '../log/kafka/forwarder.ts';
@@ -139,12 +138,12 @@ async function prepare(
   logger: KafkaLogger,
   signal: AbortSignal,
 ): Promise<void> {
-  const kafka = createKafka(kafkaSettings(config), logger);
+  const settings = kafkaSettings(config);
   const all = topicsSettings(config);
   const wanted = Object.fromEntries(names.map((name) => [name, all[name]]));
   for (let attempt = 0; ; attempt++) {
     try {
-      await ensureTopics(kafka, config.log.kafka.topicPrefix, wanted, logger);
+      await ensureTopics(settings, wanted, logger);
       return;
     } catch (error) {
       if (signal.aborted) throw error;

@@ -118,7 +118,7 @@ export async function openKafka(
     open.push(it);
     return it;
   };
-  if (changes.create !== false) await ensureTopics(kafka, prefix, topics, logger);
+  if (changes.create !== false) await ensureTopics(settings, topics, logger);
   return {
     settings,
     topics,

@@ -1,11 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readlinkSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { InfluxEnvironment } from './influx-env.ts';
+import { freePort, pidListeningAt } from './listening-process.ts';
 
 /**
  * The program that listens at the environment's InfluxDB, so that a test can start one of its own to
@@ -13,30 +13,8 @@ import type { InfluxEnvironment } from './influx-env.ts';
  */
 export function influxdProgram(env: InfluxEnvironment): string | undefined {
   if (process.env.INFLUXD) return process.env.INFLUXD;
-  const inodes = listeningInodes(Number(new URL(env.url).port));
-  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
-    try {
-      for (const fd of readdirSync(`/proc/${pid}/fd`)) {
-        if (inodes.has(readlinkSync(`/proc/${pid}/fd/${fd}`)))
-          return readlinkSync(`/proc/${pid}/exe`);
-      }
-    } catch {
-      // Not ours to look into, or gone meanwhile.
-    }
-  }
-  return undefined;
-}
-
-function listeningInodes(port: number): Set<string> {
-  const wanted = port.toString(16).toUpperCase().padStart(4, '0');
-  const inodes = new Set<string>();
-  for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
-    for (const line of readFileSync(table, 'utf8').split('\n').slice(1)) {
-      const [, local = '', , state, , , , , , inode] = line.trim().split(/\s+/);
-      if (state === '0A' && local.endsWith(`:${wanted}`)) inodes.add(`socket:[${inode}]`);
-    }
-  }
-  return inodes;
+  const pid = pidListeningAt(Number(new URL(env.url).port));
+  return pid === undefined ? undefined : readlinkSync(`/proc/${pid}/exe`);
 }
 
 /** An InfluxDB of a test's own, which can be killed, started again on its data, paused and resumed. */
@@ -125,14 +103,4 @@ async function isReady(url: string): Promise<boolean> {
   } catch {
     return false;
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
 }

@@ -93,6 +93,7 @@ export function openLogForWriting(dir: string): DatabaseSync {
         count INTEGER NOT NULL,
         PRIMARY KEY (tenant, device, hour, outcome, code)
       ) WITHOUT ROWID;
+      CREATE INDEX IF NOT EXISTS received_hour ON received (hour);
       INSERT OR IGNORE INTO meta VALUES ('version', ${LOG_VERSION}), ('end', 0), ('folded', 0);
     `);
     return db;

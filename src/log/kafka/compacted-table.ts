@@ -1,18 +1,11 @@
-import { compress, decompress } from './codecs.ts';
+import { SpillwayError } from '../../core/errors.ts';
+import { compress } from './codecs.ts';
 import { closed, corrupt, reasonOf } from './errors.ts';
 import { Producer, type Shipment } from './producer.ts';
-import { Reader } from './reader.ts';
-import {
-  isControl,
-  packedRecords,
-  type RawBatch,
-  RecordCursor,
-  RecordWriter,
-} from './record-batch.ts';
+import { RecordWriter } from './record-batch.ts';
 import { partitionOf } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
-import { backoffMs, pause } from './waiting.ts';
-import { type Placement, Wire } from './wire.ts';
+import { TopicFollower } from './topic-follower.ts';
 
 export interface CompactedTableOptions<V> {
   settings: KafkaSettings;
@@ -23,18 +16,18 @@ export interface CompactedTableOptions<V> {
   decode?(value: string): V;
   /** After each change that came from Kafka, also of our own; undefined: removed. Not before `ready`. */
   onChange?(key: string, value: V | undefined): void;
+  /** The topic can't be read any more (LOG_CORRUPT); the table stays as it is. */
+  onFailed?(error: unknown): void;
 }
 
-const LIMITS = { fetchWaitMs: 500, fetchBytesMax: 8 * 2 ** 20, partitionBytesMax: 2 ** 20 };
 const ACKNOWLEDGE_TIMEOUT_MS = 10_000;
-/** Of one request; values are small, and a batch has a limit. */
+/** Of one request: a batch has a limit. */
 const PUTS_AT_ONCE = 1_000;
+const PUT_BYTES = 512 * 2 ** 10;
+/** Calls of `put` that wait for Kafka. */
+const WAITING_MAX = 1_000;
 
-interface Waiter {
-  ends: Map<number, number>;
-  resolve: () => void;
-  reject: (error: unknown) => void;
-}
+type Change = readonly [key: string, value: unknown];
 
 /**
  * A compacted topic as a map, the same in every process: the last value of each key, in the order that
@@ -43,43 +36,33 @@ interface Waiter {
 export class CompactedTable<V = unknown> {
   private readonly options: CompactedTableOptions<V>;
   private readonly map = new Map<string, V>();
-  private readonly wire: Wire;
-  private readonly reader: Reader;
-  private readonly closing = new AbortController();
-  private producer: Producer | undefined;
-  private partitions = 0;
-  /** Next offset by partition. */
-  private readonly applied = new Map<number, number>();
-  private applying: Promise<void> = Promise.resolve();
+  private readonly follower: TopicFollower;
+  private readonly producer: Producer;
   private putting: Promise<unknown> = Promise.resolve();
-  private waiters: Waiter[] = [];
+  private waiting = 0;
   private isReady = false;
-  private failure: { error: unknown } | undefined;
-  private readonly started: Promise<void>;
+  private isClosed = false;
 
   constructor(options: CompactedTableOptions<V>) {
     this.options = options;
-    const { settings, topic, logger } = options;
-    this.wire = new Wire(settings, logger, [topic]);
-    this.reader = new Reader(
+    const { settings, topic, logger, onFailed } = options;
+    this.producer = new Producer(settings, [topic], ACKNOWLEDGE_TIMEOUT_MS, logger);
+    this.follower = new TopicFollower({
       settings,
-      [topic],
-      LIMITS,
-      {
-        wants: () => true,
-        onBatches: (at, batches) => this.take(at, batches),
-        onGap: () => {},
-        onFailed: (error) => this.fail(error),
-      },
       logger,
-    );
-    this.started = this.start();
-    this.started.catch((error: unknown) => this.fail(error));
+      topic,
+      from: 'first',
+      onRecord: (key, value) => this.apply(key, value),
+      onFailed: (error) => {
+        logger.warn({ topic, reason: reasonOf(error) }, 'a table can not be read any more');
+        onFailed?.(error);
+      },
+    });
   }
 
   /** Resolves when everything that was in the topic at the start is in the map. */
   async ready(): Promise<void> {
-    await this.caughtUp();
+    await this.follower.caughtUp();
     this.isReady = true;
   }
 
@@ -97,75 +80,77 @@ export class CompactedTable<V = unknown> {
 
   /**
    * Resolves when all in-sync replicas have the change and this map shows it. `null` removes the key.
-   * Tries for as long as it takes; rejects with LOG_CLOSED.
+   * Tries for as long as it takes; rejects with LOG_CLOSED, or with LOG_SATURATED when too many calls wait.
    */
   put(key: string, value: unknown): Promise<void> {
     return this.putAll([[key, value]]);
   }
 
   /** The same for many, in their order. Not in one transaction: others may see some before the rest. */
-  putAll(changes: Iterable<readonly [key: string, value: unknown]>): Promise<void> {
+  async putAll(changes: Iterable<Change>): Promise<void> {
+    if (this.waiting >= WAITING_MAX) {
+      throw new SpillwayError('LOG_SATURATED', 'Kafka: too many changes wait');
+    }
     const all = [...changes];
-    const put = this.putting.then(async () => {
-      for (let i = 0; i < all.length; i += PUTS_AT_ONCE) {
-        await this.send(all.slice(i, i + PUTS_AT_ONCE));
-      }
-    });
+    this.waiting += 1;
+    const put = this.putting.then(() => this.sendAll(all));
     this.putting = put.catch(() => {});
-    return put;
+    try {
+      await put;
+    } finally {
+      this.waiting -= 1;
+    }
   }
 
   /** Resolves when everything that is in the topic now is in the map. */
-  async caughtUp(): Promise<void> {
-    await this.started;
-    const ends = await this.offsets(false);
-    await this.reached(new Map(ends.map(({ partition, offset }) => [partition, offset])));
+  caughtUp(): Promise<void> {
+    return this.follower.caughtUp();
   }
 
   async close(): Promise<void> {
-    this.closing.abort();
-    this.fail(closed());
-    await Promise.all([this.reader.close(), this.producer?.close(), this.wire.close()]);
+    this.isClosed = true;
+    await Promise.all([this.follower.close(), this.producer.close()]);
   }
 
-  private async start(): Promise<void> {
-    for (const { partition, offset } of await this.offsets(true)) {
-      this.applied.set(partition, offset);
-      this.reader.start({ topic: this.options.topic, partition }, offset);
+  private apply(key: string | null, value: string | null): void {
+    if (key === null) return;
+    const { decode = (text: string) => JSON.parse(text) as V, onChange, logger } = this.options;
+    try {
+      const decoded = value === null ? undefined : decode(value);
+      if (decoded === undefined) this.map.delete(key);
+      else this.map.set(key, decoded);
+      if (this.isReady) onChange?.(key, decoded);
+    } catch (error) {
+      logger.warn({ key, reason: reasonOf(error) }, 'a value of the table can not be read');
     }
   }
 
-  private async offsets(earliest: boolean): Promise<(Placement & { offset: number })[]> {
-    const { topic, logger } = this.options;
-    for (let attempt = 0; ; attempt++) {
-      if (this.closing.signal.aborted) throw closed();
-      try {
-        await this.wire.prepare();
-        this.partitions = this.wire.partitions(topic);
-        const all = Array.from({ length: this.partitions }, (_, partition) => ({
-          topic,
-          partition,
-        }));
-        return await this.wire.offsets(all, earliest);
-      } catch (error) {
-        logger.debug({ reason: reasonOf(error) }, 'offsets could not be read');
-      }
-      await pause(backoffMs(attempt), this.closing.signal);
-    }
-  }
-
-  private async send(changes: readonly (readonly [key: string, value: unknown])[]): Promise<void> {
-    await this.started;
-    if (this.closing.signal.aborted) throw closed();
-    const { settings, topic, logger } = this.options;
-    this.producer ??= new Producer(settings, [topic], ACKNOWLEDGE_TIMEOUT_MS, logger);
-    const writers = new Map<number, RecordWriter>();
+  private async sendAll(changes: readonly Change[]): Promise<void> {
+    const partitions = await this.follower.started;
+    let writers = new Map<number, RecordWriter>();
+    let records = 0;
+    let bytes = 0;
     for (const [key, value] of changes) {
-      const partition = partitionOf(key, this.partitions);
+      const partition = partitionOf(key, partitions);
       const writer = writers.get(partition) ?? new RecordWriter(1_024);
       writers.set(partition, writer);
+      bytes -= writer.bytes;
       writer.add(Buffer.from(key), value === null ? null : JSON.stringify(value));
+      bytes += writer.bytes;
+      records += 1;
+      if (records >= PUTS_AT_ONCE || bytes >= PUT_BYTES) {
+        await this.send(writers);
+        writers = new Map();
+        records = 0;
+        bytes = 0;
+      }
     }
+    if (records > 0) await this.send(writers);
+  }
+
+  private async send(writers: ReadonlyMap<number, RecordWriter>): Promise<void> {
+    const { topic } = this.options;
+    if (this.isClosed) throw closed();
     const shipments: Shipment[] = [...writers].map(([partition, writer]) => ({
       topic,
       partition,
@@ -183,59 +168,7 @@ export class CompactedTable<V = unknown> {
       // A retransmission that the broker recognised may come back without its offset.
       if (outcome.baseOffset >= 0) ends.set(partition, outcome.baseOffset + count);
     }
-    if (ends.size === shipments.length) await this.reached(ends);
-    else await this.caughtUp();
-  }
-
-  private take({ partition }: Placement, batches: RawBatch[]): void {
-    this.applying = this.applying
-      .then(() => this.apply(partition, batches))
-      .catch((error: unknown) => this.fail(error));
-  }
-
-  private async apply(partition: number, batches: RawBatch[]): Promise<void> {
-    const { decode = (value: string) => JSON.parse(value) as V, onChange, logger } = this.options;
-    for (const batch of batches) {
-      if (isControl(batch)) continue;
-      const cursor = new RecordCursor(await decompress(packedRecords(batch), batch.attributes));
-      while (cursor.next()) {
-        const key = cursor.key();
-        const value = cursor.value();
-        if (key === null) continue;
-        try {
-          const decoded = value === null ? undefined : decode(value);
-          if (decoded === undefined) this.map.delete(key);
-          else this.map.set(key, decoded);
-          if (this.isReady) onChange?.(key, decoded);
-        } catch (error) {
-          logger.warn({ key, reason: reasonOf(error) }, 'a value of the table can not be read');
-        }
-      }
-      this.applied.set(partition, batch.lastOffset + 1);
-    }
-    this.settle();
-  }
-
-  private reached(ends: Map<number, number>): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.waiters.push({ ends, resolve, reject });
-      this.settle();
-    });
-  }
-
-  private settle(): void {
-    const { failure } = this;
-    this.waiters = this.waiters.filter(({ ends, resolve, reject }) => {
-      if (failure !== undefined) reject(failure.error);
-      else if ([...ends].every(([partition, end]) => (this.applied.get(partition) ?? 0) >= end)) {
-        resolve();
-      } else return true;
-      return false;
-    });
-  }
-
-  private fail(error: unknown): void {
-    this.failure ??= { error };
-    this.settle();
+    if (ends.size === shipments.length) await this.follower.reached(ends);
+    else await this.follower.caughtUp();
   }
 }

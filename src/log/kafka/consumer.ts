@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { ReceivedCount } from '../../core/nouns.ts';
 import type {
   Account,
@@ -7,17 +6,11 @@ import type {
   LogConsumer,
   ReceivedFilter,
 } from '../contract.ts';
-import { CompactedTable } from './compacted-table.ts';
 import { Consumption, type ConsumptionLimits } from './consumption.ts';
-import { closed, unavailable } from './errors.ts';
+import { closed } from './errors.ts';
 import { GroupOffsets } from './group-offsets.ts';
-import { parseTallyLine, parseTallyValue, type TallyMark } from './received-tally.ts';
+import { ReceivedAccount } from './received-account.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
-import { fullName } from './topics.ts';
-
-/** How often, and after what time, an account is looked at again whose lines are being written. */
-const CHANGING_ATTEMPTS = 50;
-const CHANGING_PAUSE_MS = 100;
 
 export interface KafkaLogConsumerOptions {
   settings: KafkaSettings;
@@ -33,7 +26,7 @@ export class KafkaLogConsumer implements LogConsumer {
   private readonly options: KafkaLogConsumerOptions;
   private readonly offsets: GroupOffsets;
   private readonly running = new Map<string, Set<Consumption>>();
-  private accounts: CompactedTable<number | TallyMark> | undefined;
+  private accounts: ReceivedAccount | undefined;
   private isClosed = false;
 
   constructor(options: KafkaLogConsumerOptions) {
@@ -89,32 +82,13 @@ export class KafkaLogConsumer implements LogConsumer {
     return this.offsets.bounds();
   }
 
-  /** From what the gateways have written by now, at most their `tallyIntervalMs` old. */
-  async received(filter: ReceivedFilter): Promise<ReceivedCount[]> {
-    const table = this.table();
-    await table.caughtUp();
-    return sums(table.entries(), filter);
+  /** From what the gateways have written by now. */
+  received(filter: ReceivedFilter): Promise<ReceivedCount[]> {
+    return this.accountOf().received(filter);
   }
 
-  async account(filter: ReceivedFilter): Promise<Account> {
-    const table = this.table();
-    for (let attempt = 0; ; attempt++) {
-      await table.caughtUp();
-      const upTo = new Map<string, number>();
-      let waiting = 0;
-      let isChanging = false;
-      for (const [key, value] of table.entries()) {
-        if (typeof value === 'number') continue;
-        if (value.upTo === null) isChanging = true;
-        else upTo.set(key, value.upTo);
-        waiting += value.waiting;
-      }
-      if (!isChanging) return { counts: sums(table.entries(), filter), upTo, waiting };
-      if (attempt >= CHANGING_ATTEMPTS) {
-        throw unavailable('a gateway has not finished writing its account');
-      }
-      await sleep(CHANGING_PAUSE_MS);
-    }
+  account(filter: ReceivedFilter): Promise<Account> {
+    return this.accountOf().account(filter);
   }
 
   async close(): Promise<void> {
@@ -131,33 +105,9 @@ export class KafkaLogConsumer implements LogConsumer {
   }
 
   /** Read when somebody asks for the first time, and kept up to date from there. */
-  private table(): CompactedTable<number | TallyMark> {
-    if (this.isClosed) throw unavailable('closed');
-    const { settings, logger } = this.options;
-    this.accounts ??= new CompactedTable<number | TallyMark>({
-      settings,
-      logger,
-      topic: fullName(settings.topicPrefix, 'received'),
-      decode: parseTallyValue,
-    });
+  private accountOf(): ReceivedAccount {
+    if (this.isClosed) throw closed();
+    this.accounts ??= new ReceivedAccount(this.options.settings, this.options.logger);
     return this.accounts;
   }
-}
-
-/** Sums over all gateways. */
-function sums(
-  entries: Iterable<[string, number | TallyMark]>,
-  { tenant, from = 0, to = Number.MAX_SAFE_INTEGER }: ReceivedFilter,
-): ReceivedCount[] {
-  const found = new Map<string, ReceivedCount>();
-  for (const [key, value] of entries) {
-    const one = typeof value === 'number' ? parseTallyLine(key, value) : undefined;
-    if (one === undefined || (tenant !== undefined && one.tenant !== tenant)) continue;
-    if (one.hour < from || one.hour >= to) continue;
-    const name = key.slice(key.indexOf('/'));
-    const sum = found.get(name);
-    if (sum === undefined) found.set(name, one);
-    else sum.count += one.count;
-  }
-  return [...found.values()];
 }

@@ -1,59 +1,16 @@
-import type { LogBatch, LogConsumer } from '../contract.ts';
-import { createKafka } from './client.ts';
-import type { WrittenCodec } from './codecs.ts';
+import { SpillwayError } from '../../core/errors.ts';
+import type { LogBatch } from '../contract.ts';
+import type { AccountKeeper } from './account-keeper.ts';
+import { type Delivery, type ForwarderOptions, openDelivery } from './delivery.ts';
 import { reasonOf } from './errors.ts';
 import { Parcel } from './parcel.ts';
-import { Producer } from './producer.ts';
-import { type TallySource, TallyWriter } from './received-tally.ts';
-import { Router } from './routing.ts';
-import type { KafkaLogger, KafkaSettings } from './settings.ts';
-import { Shipping } from './shipping.ts';
-import {
-  ensureTopics,
-  fullName,
-  LOG_TOPICS,
-  type LogTopic,
-  type ReadingsTopic,
-  type TopicFacts,
-  type TopicName,
-  type TopicsSettings,
-} from './topics.ts';
+import { ensureTopics, type TopicFacts, type TopicName } from './topics.ts';
 import { Bell, backoffMs, pause, within } from './waiting.ts';
+
+export type { ForwarderOptions };
 
 /** The forwarder's consumer group of the spool. */
 export const FORWARDER_GROUP = 'forwarder';
-
-export interface ForwarderOptions {
-  settings: KafkaSettings;
-  topics: TopicsSettings;
-  /** The reading end of the spool; the caller closes it after the forwarder. */
-  spool: LogConsumer & TallySource;
-  /**
-   * The spool's own name in `source` headers, `[A-Za-z0-9_-]{1,64}`. It must be made with the spool's
-   * files and end with them: a new spool with an old name would have its records taken for retransmissions.
-   */
-  source: string;
-  /** Where readings go; default `readings`. */
-  readingsTopic?: ReadingsTopic;
-  codec: WrittenCodec;
-  /** A parcel is sent when it holds so many bytes before compression, or at this age. */
-  parcelBytesMax: number;
-  lingerMs: number;
-  /** How long brokers wait for all replicas in one attempt, ms. */
-  acknowledgeTimeoutMs: number;
-  /** Longest time between two commits of the spool's offset, ms: what a crash sends again. */
-  commitIntervalMs: number;
-  /** Longest time between two writes of the gateway's account while it changes, ms. */
-  tallyIntervalMs: number;
-  /** Code and advice of dead letters for records that Kafka refuses. */
-  refusal: { code: string; message: string };
-  deadLetterPayloadBytesMax: number;
-  logger: KafkaLogger;
-  /** After each parcel: everything in the spool before this offset is in Kafka. */
-  onForwarded?(spoolOffset: number): void;
-  /** The spool can't be read any more; nothing is forwarded from here on. */
-  onFailed?(error: unknown): void;
-}
 
 /** Since the start. */
 export interface ForwarderStats {
@@ -84,21 +41,18 @@ export class Forwarder {
   private readonly options: ForwarderOptions;
   private readonly reading = new AbortController();
   private readonly bell = new Bell();
-  private producer: Producer | undefined;
-  private shipping: Shipping | undefined;
-  private tally: TallyWriter | undefined;
+  private delivery: Delivery | undefined;
   private arrived: Arrived | undefined;
   private sending: Promise<void> | undefined;
   private forwarded: number | undefined;
   private committed = 0;
   private committedAt = 0;
+  private isCommitFailing = false;
   private spoolPartition = 0;
   private spoolEnd = 0;
   private failure: { error: unknown } | undefined;
-  /** Least gateway time of what was forwarded since the account was written, ms; undefined: none. */
-  private untallied: number | undefined = 0;
-  private talliedAt = Number.NEGATIVE_INFINITY;
-  private drains: { target: number; resolve: () => void }[] = [];
+  private drains: { target: number; resolve: (isDrained: boolean) => void }[] = [];
+  private hasEnded = false;
   private records = 0;
   private parcels = 0;
   private bytes = 0;
@@ -108,31 +62,41 @@ export class Forwarder {
   /** Starts in the background and tries for as long as it takes; Kafka may be away. */
   constructor(options: ForwarderOptions) {
     this.options = options;
-    this.done = this.run().catch((error: unknown) => {
-      if (this.reading.signal.aborted) return;
-      options.logger.warn({ err: error }, 'the forwarder has failed');
-      options.onFailed?.(error);
-    });
+    this.done = this.run()
+      .catch((error: unknown) => {
+        if (this.reading.signal.aborted) return;
+        options.logger.warn({ err: error }, 'the forwarder has failed');
+        options.onFailed?.(error);
+      })
+      .finally(() => {
+        this.hasEnded = true;
+        for (const { resolve } of this.drains.splice(0)) resolve(false);
+      });
   }
 
   stats(): ForwarderStats {
+    const { delivery } = this;
     return {
       forwardedOffset: this.forwarded,
       records: this.records,
       parcels: this.parcels,
       bytes: this.bytes,
-      packedBytes: this.shipping?.packedBytes ?? 0,
-      refused: this.shipping?.refused ?? 0,
-      retries: this.producer?.stats.retries ?? 0,
-      lastError: this.producer === undefined ? this.startError : this.producer.stats.lastError,
+      packedBytes: delivery?.shipping.packedBytes ?? 0,
+      refused: delivery?.shipping.refused ?? 0,
+      retries: delivery?.producer.stats.retries ?? 0,
+      lastError: delivery === undefined ? this.startError : delivery.producer.stats.lastError,
     };
   }
 
-  /** Resolves when everything that is in the spool now is in Kafka, and the gateway's account of it. */
-  async drained(): Promise<void> {
+  /**
+   * Resolves when everything that is in the spool now is in Kafka, and the gateway's account of it; with
+   * false when the forwarder ends before.
+   */
+  async drained(): Promise<boolean> {
     const bounds = await this.options.spool.bounds();
     const target = Math.max(0, ...[...bounds.values()].map(({ end }) => end));
-    await new Promise<void>((resolve) => {
+    if (this.hasEnded) return false;
+    return new Promise<boolean>((resolve) => {
       this.drains.push({ target, resolve });
       this.bell.ring();
     });
@@ -143,27 +107,33 @@ export class Forwarder {
     this.reading.abort();
     this.bell.ring();
     await within(this.done, patienceMs);
-    await this.producer?.close();
+    await this.delivery?.producer.close();
     await this.done;
   }
 
   private async run(): Promise<void> {
     const { signal } = this.reading;
+    const { spool } = this.options;
     const facts = await this.prepare();
     if (facts === undefined) return;
-    const router = this.open(facts);
-    for (const [partition, offset] of await this.options.spool.committed(FORWARDER_GROUP)) {
+    for (const [partition, offset] of await spool.committed(FORWARDER_GROUP)) {
       this.spoolPartition = partition;
       this.forwarded = offset;
       this.committed = offset;
       this.spoolEnd = offset;
     }
-    const batches = this.options.spool
+    const delivery = await openDelivery(this.options, facts, {
+      partition: this.spoolPartition,
+      forwarded: this.committed,
+      signal,
+    });
+    this.delivery = delivery;
+    const batches = spool
       .consume(FORWARDER_GROUP, { signal, recordsMax: RECORDS_MAX, lines: true })
       [Symbol.asyncIterator]();
     this.pull(batches);
     try {
-      await this.forward(batches, router);
+      await this.forward(batches, delivery);
     } finally {
       this.reading.abort();
       await this.sending;
@@ -171,51 +141,12 @@ export class Forwarder {
     }
   }
 
-  private async forward(batches: AsyncIterator<LogBatch>, router: Router): Promise<void> {
-    const { parcelBytesMax, lingerMs } = this.options;
-    let parcel = new Parcel(router);
-    while (!this.reading.signal.aborted) {
-      if (this.failure !== undefined) throw this.failure.error;
-      if (this.arrived !== undefined && parcel.bytes < parcelBytesMax) {
-        if ('error' in this.arrived) throw this.arrived.error;
-        if (this.arrived.batch === undefined) return;
-        this.load(parcel, this.arrived.batch);
-        this.pull(batches);
-        continue;
-      }
-      const waitedMs = performance.now() - parcel.since;
-      let wakeMs: number | undefined;
-      if (this.sending === undefined) {
-        const isDue = parcel.bytes >= parcelBytesMax || waitedMs >= lingerMs;
-        if (parcel.records > 0 && isDue) {
-          this.start(this.ship(parcel));
-          parcel = new Parcel(router);
-          continue;
-        }
-        if (parcel.records > 0) wakeMs = lingerMs - waitedMs;
-        const tallyMs = this.tallyDueMs();
-        if (tallyMs !== undefined && tallyMs <= 0) {
-          this.start(this.writeTally());
-          continue;
-        }
-        wakeMs = Math.min(wakeMs ?? Number.POSITIVE_INFINITY, tallyMs ?? Number.POSITIVE_INFINITY);
-        const commitMs = this.commitDueMs();
-        if (commitMs <= 0) await this.commitSpool();
-        else wakeMs = Math.min(wakeMs, commitMs);
-        if (this.untallied === undefined) this.resolveDrains(this.forwarded ?? 0);
-      }
-      await this.bell.wait(wakeMs === Number.POSITIVE_INFINITY ? undefined : wakeMs);
-      if (parcel.records === 0) parcel.since = performance.now();
-    }
-  }
-
   /** Undefined when the forwarder is closed meanwhile. */
   private async prepare(): Promise<Map<TopicName, TopicFacts> | undefined> {
     const { settings, topics, logger } = this.options;
-    const kafka = createKafka(settings, logger);
     for (let attempt = 0; !this.reading.signal.aborted; attempt++) {
       try {
-        return await ensureTopics(kafka, settings.topicPrefix, topics, logger);
+        return await ensureTopics(settings, topics, logger);
       } catch (error) {
         if (this.startError === undefined) {
           logger.warn({ reason: reasonOf(error) }, 'Kafka is not ready; trying on');
@@ -227,37 +158,44 @@ export class Forwarder {
     return undefined;
   }
 
-  private open(facts: Map<TopicName, TopicFacts>): Router {
-    const { settings, logger, codec, source, spool, refusal } = this.options;
-    const prefix = settings.topicPrefix;
-    const factsOf = (topic: TopicName) => facts.get(topic) ?? { partitions: 1, batchBytesMax: 0 };
-    const partitions = (topic: LogTopic) => factsOf(topic).partitions;
-    const received = fullName(prefix, 'received');
-    this.producer = new Producer(
-      settings,
-      [...LOG_TOPICS.map((topic) => fullName(prefix, topic)), received],
-      this.options.acknowledgeTimeoutMs,
-      logger,
-    );
-    this.shipping = new Shipping({
-      producer: this.producer,
-      prefix,
-      codec,
-      source,
-      refusal,
-      logger,
-      partitions,
-      batchBytesMax: (topic) => factsOf(topic).batchBytesMax,
-      deadLetterPayloadBytesMax: this.options.deadLetterPayloadBytesMax,
-    });
-    this.tally = new TallyWriter({
-      spool,
-      gateway: source,
-      topic: received,
-      partitions: factsOf('received').partitions,
-      codec,
-    });
-    return new Router(source, partitions, this.options.readingsTopic);
+  private async forward(batches: AsyncIterator<LogBatch>, delivery: Delivery): Promise<void> {
+    const { parcelBytesMax, lingerMs } = this.options;
+    const { account, router } = delivery;
+    let parcel = new Parcel(router);
+    while (!this.reading.signal.aborted) {
+      if (this.failure !== undefined) throw this.failure.error;
+      if (this.arrived !== undefined && parcel.bytes < parcelBytesMax) {
+        if ('error' in this.arrived) throw this.arrived.error;
+        if (this.arrived.batch === undefined) return;
+        this.load(parcel, this.arrived.batch);
+        this.pull(batches);
+        continue;
+      }
+      let wakeMs = Number.POSITIVE_INFINITY;
+      if (this.sending === undefined) {
+        const waitedMs = performance.now() - parcel.since;
+        if (parcel.records > 0) {
+          if (parcel.bytes >= parcelBytesMax || waitedMs >= lingerMs) {
+            this.start(this.ship(parcel, delivery));
+            parcel = new Parcel(router);
+            continue;
+          }
+          wakeMs = lingerMs - waitedMs;
+        }
+        const forwarded = this.forwarded ?? 0;
+        if (this.settleDrains(forwarded, account)) account.urge();
+        const accountMs = account.dueMs() ?? Number.POSITIVE_INFINITY;
+        if (accountMs <= 0) {
+          this.start(account.write(this.spoolPartition, forwarded));
+          continue;
+        }
+        wakeMs = Math.min(wakeMs, accountMs);
+        if (this.commitDueMs() <= 0) await this.commitSpool();
+        wakeMs = Math.min(wakeMs, this.commitDueMs());
+      }
+      await this.bell.wait(wakeMs === Number.POSITIVE_INFINITY ? undefined : wakeMs);
+      if (parcel.records === 0) parcel.since = performance.now();
+    }
   }
 
   /** Asks the spool for the next batch; there is at most one that is not loaded. */
@@ -282,7 +220,6 @@ export class Forwarder {
     this.spoolPartition = batch.partition;
     this.spoolEnd = batch.nextOffset;
     for (let i = 0; i < lines.length; i++) parcel.add(lines[i] as string, batch.firstOffset + i);
-    this.untallied = Math.min(this.untallied ?? parcel.oldest, parcel.oldest);
   }
 
   private start(work: Promise<void>): void {
@@ -296,32 +233,14 @@ export class Forwarder {
       });
   }
 
-  private async ship(parcel: Parcel): Promise<void> {
-    await this.shipping?.ship(parcel);
+  private async ship(parcel: Parcel, { shipping, account }: Delivery): Promise<void> {
+    await shipping.ship(parcel);
     this.forwarded = parcel.endOffset;
+    account.came(parcel.oldest);
     this.records += parcel.records;
     this.bytes += parcel.bytes;
     this.parcels += 1;
     this.options.onForwarded?.(parcel.endOffset);
-  }
-
-  private tallyDueMs(): number | undefined {
-    if (this.untallied === undefined) return undefined;
-    if (this.drains.some(({ target }) => target <= (this.forwarded ?? 0))) return 0;
-    return this.talliedAt + this.options.tallyIntervalMs - performance.now();
-  }
-
-  private async writeTally(): Promise<void> {
-    const oldest = this.untallied ?? 0;
-    this.untallied = undefined;
-    this.talliedAt = performance.now();
-    const forwarded = this.forwarded ?? 0;
-    const end = Math.max(0, ...[...(await this.options.spool.bounds()).values()].map((b) => b.end));
-    const waiting = Math.max(0, end - forwarded);
-    if (this.producer !== undefined) {
-      await this.tally?.write(this.producer, { oldest, upTo: forwarded, waiting });
-    }
-    this.resolveDrains(forwarded);
   }
 
   private commitDueMs(): number {
@@ -331,18 +250,39 @@ export class Forwarder {
     return this.committedAt + this.options.commitIntervalMs - performance.now();
   }
 
+  /** A full disk is no reason to stop: the offset is tried again later, and a crash sends more again. */
   private async commitSpool(): Promise<void> {
-    if (this.forwarded === undefined || this.forwarded === this.committed) return;
-    this.committed = this.forwarded;
+    const { forwarded } = this;
+    if (forwarded === undefined || forwarded === this.committed) return;
     this.committedAt = performance.now();
-    await this.options.spool.commit(FORWARDER_GROUP, this.spoolPartition, this.committed);
+    try {
+      await this.options.spool.commit(FORWARDER_GROUP, this.spoolPartition, forwarded);
+      this.committed = forwarded;
+      this.isCommitFailing = false;
+    } catch (error) {
+      if (!(error instanceof SpillwayError && error.retryable)) throw error;
+      if (!this.isCommitFailing) {
+        this.options.logger.warn(
+          { reason: reasonOf(error) },
+          'the spool keeps no offset; trying on',
+        );
+      }
+      this.isCommitFailing = true;
+    }
   }
 
-  private resolveDrains(end: number): void {
+  /** True when somebody waits for the account of what has been forwarded. */
+  private settleDrains(forwarded: number, account: AccountKeeper): boolean {
+    let isWaiting = false;
     this.drains = this.drains.filter(({ target, resolve }) => {
-      if (target > end) return true;
-      resolve();
+      if (target > forwarded) return true;
+      if (target > account.written) {
+        isWaiting = true;
+        return true;
+      }
+      resolve(true);
       return false;
     });
+    return isWaiting;
   }
 }

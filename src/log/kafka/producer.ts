@@ -78,6 +78,20 @@ export class Producer {
     this.logger = logger;
   }
 
+  /** How many partitions a topic has; tries for as long as it takes. Rejects with LOG_CLOSED. */
+  async partitions(topic: string): Promise<number> {
+    for (let attempt = 0; ; attempt++) {
+      if (this.closing.signal.aborted) throw closed();
+      try {
+        await this.wire.prepare();
+        return this.wire.partitions(topic);
+      } catch (error) {
+        this.failed(reasonOf(error));
+      }
+      await pause(backoffMs(attempt), this.closing.signal);
+    }
+  }
+
   /**
    * Resolves when Kafka has decided on every shipment, in their order; tries for as long as it takes.
    * Rejects with LOG_CLOSED. Not to be called again before.

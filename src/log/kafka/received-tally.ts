@@ -3,6 +3,7 @@ import { compress, type WrittenCodec } from './codecs.ts';
 import type { Producer } from './producer.ts';
 import { RecordWriter } from './record-batch.ts';
 import { partitionOf } from './routing.ts';
+import type { KafkaLogger } from './settings.ts';
 
 /**
  * A gateway's own account in a shared, compacted topic: one key for each line of it, with the whole count
@@ -66,10 +67,11 @@ export class TallyWriter {
   private readonly topic: string;
   private readonly partitions: number;
   private readonly codec: WrittenCodec;
+  private readonly logger: KafkaLogger;
   /** Counts as they stand in Kafka, of the hours from {@link from} on. */
   private readonly written = new Map<string, number>();
-  /** Lines of earlier hours are complete; at the start all lines are written. */
-  private from = 0;
+  /** Lines of earlier hours are complete, unless a record says otherwise. */
+  private from = Number.POSITIVE_INFINITY;
 
   constructor(options: {
     spool: TallySource;
@@ -77,22 +79,25 @@ export class TallyWriter {
     topic: string;
     partitions: number;
     codec: WrittenCodec;
+    logger: KafkaLogger;
   }) {
     this.spool = options.spool;
     this.gateway = options.gateway;
     this.topic = options.topic;
     this.partitions = options.partitions;
     this.codec = options.codec;
+    this.logger = options.logger;
   }
 
   /**
    * The account of the records before `upTo`, all of which are in Kafka. `oldest`: least gateway time of
-   * those that came since the last call, ms. `waiting`: records of the spool from `upTo` on.
+   * those that came since the last call (at the first one: of those that are not counted), ms. `waiting`:
+   * records of the spool from `upTo` on. Resolves with the number of lines.
    */
   async write(
     producer: Producer,
     { oldest, upTo, waiting }: { oldest: number; upTo: number; waiting: number },
-  ): Promise<void> {
+  ): Promise<number> {
     const from = Math.min(this.from, Math.floor(oldest / HOUR_MS) * HOUR_MS);
     const changed = (await this.spool.receivedBefore({ from }, upTo))
       .map((one) => ({ key: tallyLine(this.gateway, one), hour: one.hour, count: one.count }))
@@ -106,6 +111,7 @@ export class TallyWriter {
     await this.send(producer, [...lines, [this.gateway, { upTo, waiting }]]);
     for (const { key, count } of changed) this.written.set(key, count);
     this.forget(changed.map(({ hour }) => hour));
+    return changed.length;
   }
 
   private async send(producer: Producer, lines: readonly Line[]): Promise<void> {
@@ -116,7 +122,7 @@ export class TallyWriter {
       writers.set(partition, writer);
       writer.add(Buffer.from(key), JSON.stringify(value));
     }
-    await producer.send(
+    const outcomes = await producer.send(
       [...writers].map(([partition, writer]) => ({
         topic: this.topic,
         partition,
@@ -125,13 +131,20 @@ export class TallyWriter {
         count: writer.count,
       })),
     );
+    const refused = outcomes.find((outcome) => 'refusedWith' in outcome);
+    if (refused === undefined) return;
+    this.logger.warn(
+      { topic: this.topic, kafkaCode: refused.refusedWith },
+      'Kafka refused a part of the account; audits will show a difference',
+    );
   }
 
   /** Keeps the lines of the last two hours that changed; what changes before is read again. */
   private forget(hours: number[]): void {
     const newest = hours.reduce((max, hour) => Math.max(max, hour), 0);
     if (newest === 0) return;
-    this.from = Math.max(this.from, newest - HOUR_MS);
+    const from = newest - HOUR_MS;
+    this.from = this.from === Number.POSITIVE_INFINITY ? from : Math.max(this.from, from);
     for (const key of this.written.keys()) {
       if (Number(key.split('/')[3]) < this.from) this.written.delete(key);
     }

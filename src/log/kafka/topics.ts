@@ -1,6 +1,10 @@
-import kafkajs, { type Admin, type Kafka } from 'kafkajs';
-import { unavailable } from './errors.ts';
-import type { KafkaLogger } from './settings.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import kafkajs, { type Admin } from 'kafkajs';
+import { createKafka } from './client.ts';
+import { typeOf, unavailable } from './errors.ts';
+import type { KafkaLogger, KafkaSettings } from './settings.ts';
+import { Sockets } from './sockets.ts';
+import { within } from './waiting.ts';
 
 /**
  * The topics that hold the log: accepted readings; what was not taken (dead letters and shed counts); what
@@ -31,6 +35,16 @@ export interface TopicSettings {
 }
 
 export type TopicsSettings = Readonly<Record<TopicName, TopicSettings>>;
+
+const NEW: ReadonlySet<string | undefined> = new Set([
+  'UNKNOWN_TOPIC_OR_PARTITION',
+  'LEADER_NOT_AVAILABLE',
+]);
+const NEW_TRIES = 50;
+const NEW_PAUSE_MS = 100;
+
+/** How many timeouts the calls of {@link ensureTopics} may take together. */
+const PATIENCE = 4;
 
 /** So many partitions a topic can have in the contract's numbers. */
 export const PARTITIONS_MAX = 1_024;
@@ -84,20 +98,27 @@ export interface TopicFacts {
  * warning that names them. Throws a retryable error while Kafka is away.
  */
 export async function ensureTopics(
-  kafka: Kafka,
-  prefix: string,
+  settings: KafkaSettings,
   wanted: Partial<TopicsSettings>,
   logger: KafkaLogger,
 ): Promise<Map<TopicName, TopicFacts>> {
-  const admin = kafka.admin();
+  const sockets = new Sockets();
+  const admin = createKafka(settings, logger, sockets).admin();
+  const what = 'its topics could not be made ready';
+  const patienceMs = PATIENCE * (settings.connectTimeoutMs + settings.requestTimeoutMs);
   try {
-    await admin.connect();
-    return await createAbsent(admin, prefix, wanted, logger);
+    const made = admin
+      .connect()
+      .then(() => createAbsent(admin, settings.topicPrefix, wanted, logger));
+    const facts = await within(made, patienceMs);
+    if (facts !== undefined) return facts;
   } catch (cause) {
-    throw unavailable('its topics could not be made ready', cause);
+    throw unavailable(what, cause);
   } finally {
-    await admin.disconnect().catch(() => {});
+    sockets.close();
+    void admin.disconnect().catch(() => {});
   }
+  throw unavailable(what);
 }
 
 async function createAbsent(
@@ -111,7 +132,7 @@ async function createAbsent(
   const absent = entries.filter(([topic]) => !existing.has(fullName(prefix, topic)));
   if (absent.length > 0) {
     await admin.createTopics({
-      waitForLeaders: true,
+      waitForLeaders: false,
       topics: absent.map(([topic, settings]) => ({
         topic: fullName(prefix, topic),
         numPartitions: settings.partitions,
@@ -122,7 +143,7 @@ async function createAbsent(
     logger.info({ topics: absent.map(([topic]) => fullName(prefix, topic)) }, 'topics created');
   }
   const names = entries.map(([topic]) => fullName(prefix, topic));
-  const { topics } = await admin.fetchTopicMetadata({ topics: names });
+  const { topics } = await metadataOf(admin, names);
   const { resources } = await admin.describeConfigs({
     includeSynonyms: false,
     resources: names.map((name) => ({ type: kafkajs.ConfigResourceTypes.TOPIC, name })),
@@ -154,6 +175,18 @@ async function createAbsent(
   }
   warnOfUnequal(prefix, facts, logger);
   return facts;
+}
+
+/** A new topic is not known to every broker at once, and has no leaders at first. */
+async function metadataOf(admin: Admin, topics: string[]) {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await admin.fetchTopicMetadata({ topics });
+    } catch (error) {
+      if (tries === NEW_TRIES || !NEW.has(typeOf(error))) throw error;
+    }
+    await sleep(NEW_PAUSE_MS);
+  }
 }
 
 /** A device's state lives where its readings are read; its other records have to come there, too. */
