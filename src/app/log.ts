@@ -1,7 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
 import type { Config } from '../config/schema.ts';
-import { type ErrorCode, SpillwayError } from '../core/errors.ts';
 import { openAppender, openLocalConsumer, spoolName } from '../engines.ts';
 import type { ForwarderThreadData, FromForwarder, ToForwarder } from '../forwarder-thread.ts';
 import type { LogAppender } from '../log/contract.ts';
@@ -23,6 +22,7 @@ export interface OpenLog {
 const REPLICATED_RECORDS_MAX = 200_000;
 const REPLICATED_BYTES_MAX = 64 * 2 ** 20;
 const FORWARDER_GROUP = 'forwarder';
+const RESTART_MS = 5_000;
 
 /** Throws DATA_DIR_LOCKED, LOG_VERSION, LOG_CORRUPT, LOG_WRITE_FAILED. */
 export async function openLog(
@@ -42,10 +42,9 @@ export async function openLog(
   }
   const appender =
     config.log.kafka.acknowledge === 'replicated' ? await replicated(config, local) : undefined;
-  const forwarder = startForwarding({ config, source: spoolName(config) }, logger, {
-    onForwarded: (offset) => appender?.forwarded(offset),
-    onFailed: (error) => events.onFailed?.(error),
-  });
+  const forwarder = startForwarding({ config, source: spoolName(config) }, logger, (offset) =>
+    appender?.forwarded(offset),
+  );
   return {
     appender: appender ?? local,
     forwarding: { status: () => statusOf(forwarder.stats(), local.stats().endOffset) },
@@ -84,44 +83,54 @@ async function replicated(config: Config, spool: LogAppender) {
   return appender;
 }
 
+/** Runs the forwarder's thread and starts it anew when it fails; the spool keeps what comes meanwhile. */
 function startForwarding(
   workerData: ForwarderThreadData,
   logger: Logger,
-  on: { onForwarded(offset: number): void; onFailed(error: SpillwayError): void },
+  onForwarded: (offset: number) => void,
 ) {
-  const worker = new Worker(new URL('../forwarder-thread.ts', import.meta.url), {
-    workerData,
-    name: 'forwarder',
-  });
   let stats: ForwarderStats | undefined;
-  let stopped = false;
-  const ended = new Promise<boolean>((resolve) => {
-    worker.on('message', (message: FromForwarder) => {
-      if (message.kind === 'forwarded') on.onForwarded(message.offset);
-      else if (message.kind === 'stats') stats = message.stats;
-      else if (message.kind === 'log') logLine(logger, 'forwarder', message);
-      else if (message.kind === 'stopped') {
-        stopped = true;
-        resolve(message.drained);
-      } else if (message.kind === 'failed') {
-        const code = (message.code ?? 'LOG_UNAVAILABLE') as ErrorCode;
-        on.onFailed(new SpillwayError(code, `the forwarder failed: ${message.message}`));
-      }
+  let isStopping = false;
+  let worker: Worker;
+  let ended: Promise<boolean>;
+  const start = () => {
+    worker = new Worker(new URL('../forwarder-thread.ts', import.meta.url), {
+      workerData,
+      name: 'forwarder',
     });
-    worker.on('error', (error) =>
-      on.onFailed(
-        new SpillwayError('LOG_UNAVAILABLE', `the forwarder failed: ${error.message}`, {
-          cause: error,
-        }),
-      ),
-    );
-    worker.once('exit', () => {
-      if (!stopped) resolve(false);
+    const running = worker;
+    let drained = false;
+    let reason: string | undefined;
+    ended = new Promise((resolve) => {
+      running.on('message', (message: FromForwarder) => {
+        if (message.kind === 'forwarded') onForwarded(message.offset);
+        else if (message.kind === 'stats') stats = message.stats;
+        else if (message.kind === 'log') logLine(logger, 'forwarder', message);
+        else if (message.kind === 'stopped') drained = message.drained;
+        else {
+          reason = `${message.code ?? ''} ${message.message}`.trim();
+          void running.terminate();
+        }
+      });
+      running.on('error', (error) => {
+        reason = error.message;
+      });
+      running.once('exit', () => {
+        resolve(drained);
+        if (reason === undefined && isStopping) return;
+        logger.error({ reason }, 'the forwarder stopped; it is started again');
+        if (stats !== undefined) stats = { ...stats, lastError: reason ?? 'the forwarder stopped' };
+        setTimeout(() => {
+          if (!isStopping) start();
+        }, RESTART_MS).unref();
+      });
     });
-  });
+  };
+  start();
   return {
     stats: () => stats,
     stop(drainMs: number): Promise<boolean> {
+      isStopping = true;
       worker.postMessage({ kind: 'stop', drainMs } satisfies ToForwarder);
       return ended;
     },
