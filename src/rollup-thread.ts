@@ -4,7 +4,7 @@ import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { openConsumer, openStore, ROLLUP_GROUP } from './engines.ts';
-import type { LogBatch, LogConsumer } from './log/contract.ts';
+import type { ConsumeOptions, LogBatch, LogConsumer } from './log/contract.ts';
 import { releaseMemory } from './memory.ts';
 import type { RollupStatus } from './ops/counters.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
@@ -40,18 +40,20 @@ function statusOf(stats: RollupStats, loopDelayMs: number): RollupStatus {
   };
 }
 
-/** Ends the worker's consuming when it has seen everything up to a given offset of each partition. */
+/**
+ * Ends the worker's consuming when it has seen everything up to a given offset of each partition; where
+ * workers share the partitions, of each that this one has.
+ */
 class Drain {
   readonly consumer: LogConsumer;
   private readonly stop = new AbortController();
   private readonly seen = new Map<number, number>();
+  private isShared = false;
   private until: Map<number, number> | undefined;
 
   constructor(inner: LogConsumer) {
-    const consume = (group: string, options: Parameters<LogConsumer['consume']>[1]) =>
-      this.consume(inner, group, options);
     this.consumer = {
-      consume,
+      consume: (group, options) => this.consume(inner, group, options),
       commit: (group, partition, offset) => inner.commit(group, partition, offset),
       committed: (group) => inner.committed(group),
       bounds: () => inner.bounds(),
@@ -72,21 +74,47 @@ class Drain {
   private async *consume(
     inner: LogConsumer,
     group: string,
-    options: Parameters<LogConsumer['consume']>[1],
+    options: ConsumeOptions,
   ): AsyncGenerator<LogBatch> {
     for (const [partition, offset] of options.from ?? []) this.seen.set(partition, offset);
     this.check();
-    for await (const batch of inner.consume(group, options)) {
+    for await (const batch of inner.consume(group, this.observed(options))) {
       yield batch;
-      this.seen.set(batch.partition, batch.nextOffset);
+      if (!this.isShared || this.seen.has(batch.partition)) {
+        this.seen.set(batch.partition, batch.nextOffset);
+      }
       this.check();
     }
+  }
+
+  private observed(options: ConsumeOptions): ConsumeOptions {
+    const { onRevoked, onAssigned } = options;
+    return {
+      ...options,
+      onRevoked: (partitions) => {
+        for (const partition of partitions) this.seen.delete(partition);
+        onRevoked?.(partitions);
+        this.check();
+      },
+      onAssigned: async (partitions) => {
+        if (!this.isShared) this.seen.clear();
+        this.isShared = true;
+        for (const partition of partitions) this.seen.set(partition, 0);
+        const offsets = await onAssigned?.(partitions);
+        for (const [partition, offset] of offsets ?? []) {
+          if (this.seen.has(partition)) this.seen.set(partition, offset);
+        }
+        this.check();
+        return offsets;
+      },
+    };
   }
 
   private check(): void {
     if (this.until === undefined) return;
     for (const [partition, offset] of this.until) {
-      if ((this.seen.get(partition) ?? 0) < offset) return;
+      const seen = this.seen.get(partition) ?? (this.isShared ? offset : 0);
+      if (seen < offset) return;
     }
     this.stop.abort();
   }

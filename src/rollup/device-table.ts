@@ -1,6 +1,6 @@
 import type { DeviceType, ReadingRecord } from '../core/nouns.ts';
 import { DeviceWindows, type MemoryCount } from './device-windows.ts';
-import type { LedgerTally } from './ledger-tally.ts';
+import type { PartitionState } from './partition-state.ts';
 import type { Waiting } from './window-loader.ts';
 import { HOUR_MS, windowStart } from './windows.ts';
 
@@ -11,23 +11,14 @@ const DEVICE_METRICS_MAX = 4_096;
 /** How long a final window stays after its last change, so that a burst of late readings loads it once, ms. */
 const LINGER_MS = 5_000;
 
-/** One partition's progress. */
-export interface PartitionState {
-  partition: number;
-  /** Next offset to apply. */
-  next: number;
-  /** Position in the store. */
-  committed: number;
-  readonly tally: LedgerTally;
-  /** Last number taken of each source, where the log has sources. */
-  readonly sources: Map<string, number>;
-}
-
 /** A device in memory. */
 export interface DeviceEntry {
   readonly windows: DeviceWindows;
   type: string;
+  /** Where its last reading came from; `stored` counts for this one. */
   partition: PartitionState;
+  /** All where readings of it came from. They belong to the same worker at any time. */
+  readonly partitions: PartitionState[];
   /** Gateway time of the last batch with this device, ms. */
   touchedAt: number;
   /** Has readings since the last flush. */
@@ -69,6 +60,7 @@ export class DeviceTable {
     if (entry.partition !== partition) {
       spill(entry);
       entry.partition = partition;
+      if (!entry.partitions.includes(partition)) entry.partitions.push(partition);
     }
     entry.touchedAt = now;
     if (!entry.isTouched) {
@@ -93,6 +85,7 @@ export class DeviceTable {
       windows: new DeviceWindows(tenant, device, this.options.baseMs, this.memory),
       type: '',
       partition,
+      partitions: [partition],
       touchedAt: 0,
       isTouched: false,
       waiting: undefined,
@@ -117,6 +110,14 @@ export class DeviceTable {
       if (entry.windows.slots.length > DEVICE_METRICS_MAX) this.drop(entry);
     }
     this.touched = [];
+  }
+
+  /** Forgets devices of partitions that are lost, whatever is dirty of them. */
+  forgetLost(): void {
+    for (const devices of this.tenants.values()) {
+      for (const entry of devices.values()) if (isLost(entry)) this.drop(entry);
+    }
+    this.touched = this.touched.filter((entry) => !isLost(entry));
   }
 
   /** Lets go of what is final of all devices. Nothing may be dirty. */
@@ -166,6 +167,11 @@ export class DeviceTable {
     this.memory.readings -= entry.windows.readings;
     this.memory.windows -= entry.windows.windows.size;
   }
+}
+
+/** The device belongs to another worker now. */
+export function isLost(entry: DeviceEntry): boolean {
+  return entry.partitions.some((partition) => partition.isLost);
 }
 
 /** Counts one reading as stored; `received` in ms since the epoch. */

@@ -1,8 +1,10 @@
 import type { RollupRow } from '../core/nouns.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { Store } from '../store/contract.ts';
-import type { DeviceTable } from './device-table.ts';
+import { type DeviceTable, isLost } from './device-table.ts';
 import type { Intake } from './intake.ts';
+import type { PartitionState } from './partition-state.ts';
+import { Abandoned } from './retry.ts';
 import type { RollupRows } from './rollup-rows.ts';
 import type { WindowLoader } from './window-loader.ts';
 
@@ -23,6 +25,7 @@ export type FaultPoint =
 
 export interface FlushOptions {
   group: string;
+  /** Its writes throw {@link Abandoned} in place of another attempt, when partitions were lost meanwhile. */
   store: Pick<Store, 'writeReadings' | 'writeDeadLetters' | 'writeRollups' | 'commit'>;
   consumer: Pick<LogConsumer, 'commit'>;
   intake: Intake;
@@ -38,6 +41,9 @@ export interface FlushOptions {
  * Makes durable what memory holds, in the order of the store's contract: raw readings, dead letters,
  * rollups, position with ledger, and last the log's own offset. A crash anywhere in between is made
  * good by the replay of the same records.
+ *
+ * Partitions may be lost at any time. What is lost goes into no call that begins afterwards, and no call
+ * is repeated with it.
  */
 export class Flush {
   private readonly options: FlushOptions;
@@ -51,13 +57,25 @@ export class Flush {
   /** Writes raw readings and dead letters; may be called any time between flushes. */
   async writeRaw(): Promise<void> {
     const { intake, store, faultPoint } = this.options;
-    if (intake.raw.length > 0) intake.rawWritten(await store.writeReadings(intake.raw));
+    await unlessLost(async () => {
+      const raw = this.collect((state) => state.raw);
+      if (raw.length > 0) intake.rawWritten(await store.writeReadings(raw));
+    });
     faultPoint('rawWritten');
-    if (intake.deadLetters.length > 0) {
-      await store.writeDeadLetters(intake.deadLetters);
+    await unlessLost(async () => {
+      const letters = this.collect((state) => state.deadLetters);
+      if (letters.length > 0) await store.writeDeadLetters(letters);
       intake.deadLettersWritten();
-    }
+    });
     faultPoint('deadLettersWritten');
+  }
+
+  /** Of all partitions that this worker has. */
+  private collect<T>(of: (state: PartitionState) => T[]): T[] {
+    const lists = [...this.options.intake.partitions.values()].map(of);
+    const filled = lists.filter((list) => list.length > 0);
+    const [first] = filled;
+    return filled.length === 1 && first !== undefined ? first : filled.flat();
   }
 
   /** `now`: gateway time, ms. */
@@ -91,9 +109,17 @@ export class Flush {
   }
 
   private async writeRows(rows: readonly RollupRow[]): Promise<void> {
-    const { store, faultPoint } = this.options;
+    const { store, intake, devices, faultPoint } = this.options;
+    const isOurs = ({ tenant, device }: RollupRow): boolean => {
+      const entry = devices.find(tenant, device);
+      return entry !== undefined && !isLost(entry);
+    };
     for (let at = 0; at < rows.length; at += ROWS_MAX) {
-      await store.writeRollups(rows.length <= ROWS_MAX ? rows : rows.slice(at, at + ROWS_MAX));
+      const some = rows.length <= ROWS_MAX ? rows : rows.slice(at, at + ROWS_MAX);
+      await unlessLost(async () => {
+        const ours = intake.hasLost ? some.filter(isOurs) : some;
+        if (ours.length > 0) await store.writeRollups(ours);
+      });
       faultPoint('rollupsWritten');
     }
     this.rowsWritten += rows.length;
@@ -101,16 +127,33 @@ export class Flush {
 
   private async commit(): Promise<void> {
     const { group, store, consumer, intake, faultPoint } = this.options;
-    for (const state of intake.partitions.values()) {
+    for (const state of [...intake.partitions.values()]) {
       const { partition, next, tally, sources } = state;
       if (next <= state.committed) continue;
       const progress = { group, partition, nextOffset: next, ledger: tally.read() };
-      await store.commit(sources.size === 0 ? progress : { ...progress, sources });
-      state.committed = next;
-      tally.clear();
+      await unlessLost(async () => {
+        if (state.isLost) return;
+        await store.commit(sources.size === 0 ? progress : { ...progress, sources });
+        state.committed = next;
+        tally.clear();
+      });
       faultPoint('storeCommitted');
-      await consumer.commit(group, partition, next);
+      await unlessLost(async () => {
+        if (!state.isLost) await consumer.commit(group, partition, next);
+      });
       faultPoint('logCommitted');
+    }
+  }
+}
+
+/** Does a step anew when partitions were lost before it was through; it takes what is left. */
+async function unlessLost(step: () => Promise<void>): Promise<void> {
+  for (;;) {
+    try {
+      await step();
+      return;
+    } catch (error) {
+      if (!(error instanceof Abandoned)) throw error;
     }
   }
 }

@@ -2,15 +2,9 @@ import type { DeadLetterRecord, LogRecord, ReadingRecord, ShedRecord } from '../
 import { REFUSALS, type RefusalCode } from '../core/refusals.ts';
 import type { LogBatch, RecordSource } from '../log/contract.ts';
 import type { RefusedReading, StoredDeadLetter, StoredReading } from '../store/contract.ts';
-import {
-  countStored,
-  type DeviceEntry,
-  type DeviceTable,
-  type PartitionState,
-  spill,
-} from './device-table.ts';
+import { countStored, type DeviceEntry, type DeviceTable, isLost, spill } from './device-table.ts';
 import type { Applied, DeviceWindows } from './device-windows.ts';
-import { LedgerTally } from './ledger-tally.ts';
+import { PartitionState } from './partition-state.ts';
 import type { Rebuild, Waiting, WindowLoader } from './window-loader.ts';
 import { windowStart } from './windows.ts';
 
@@ -43,8 +37,8 @@ export interface IntakeOptions {
 }
 
 /**
- * Takes log records into memory: readings into their devices' windows and the list of raw readings to
- * write, dead letters into the list of those to write, and everything into the ledger's tally.
+ * Takes log records into memory: readings into their devices' windows and their partition's list of raw
+ * readings to write, dead letters into the list of those to write, and everything into the ledger's tally.
  */
 export class Intake {
   readonly partitions = new Map<number, PartitionState>();
@@ -60,11 +54,8 @@ export class Intake {
     retransmitted: 0,
     refused: 0,
   };
-  /** Raw readings that are not in the store yet, in order. The worker writes them before they get many. */
-  raw: StoredReading[] = [];
-  /** What each of `raw` counts as. */
-  private rawApplied: Applied[] = [];
-  deadLetters: StoredDeadLetter[] = [];
+  /** Something of partitions that are lost is still in memory. */
+  hasLost = false;
   private waiting: DeviceEntry[] = [];
   private readonly options: IntakeOptions;
   private readonly devices: DeviceTable;
@@ -74,24 +65,44 @@ export class Intake {
     this.devices = options.devices;
   }
 
-  /** A partition, beginning at `next` unless it is known. */
-  partition(
-    partition: number,
-    next: number,
-    sources: ReadonlyMap<string, number> = new Map(),
-  ): PartitionState {
-    let state = this.partitions.get(partition);
-    if (state === undefined) {
-      const tally = new LedgerTally();
-      state = { partition, next, committed: next, tally, sources: new Map(sources) };
-      this.partitions.set(partition, state);
-    }
+  /** A partition that this worker has from now on, beginning at `next`. */
+  gain(partition: number, next: number, sources?: ReadonlyMap<string, number>): PartitionState {
+    this.lose([partition]);
+    const state = new PartitionState(partition, next, sources);
+    this.partitions.set(partition, state);
     return state;
   }
 
-  /** Takes the records that were not taken yet. `now`: gateway time, ms. Throws what the store throws. */
-  async take(batch: LogBatch, now: number): Promise<void> {
-    const partition = this.partition(batch.partition, batch.firstOffset);
+  /** From now on nothing of these is written; {@link forgetLost} must follow. */
+  lose(partitions: Iterable<number>): void {
+    for (const partition of partitions) {
+      const state = this.partitions.get(partition);
+      if (state === undefined) continue;
+      state.isLost = true;
+      this.hasLost = true;
+      this.partitions.delete(partition);
+    }
+  }
+
+  /** Next offset to take of a partition; Infinity when it is not this worker's. */
+  nextOf(partition: number): number {
+    return this.partitions.get(partition)?.next ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** Raw readings and dead letters that are not in the store yet. */
+  unwritten(): number {
+    let count = 0;
+    for (const { raw, deadLetters } of this.partitions.values()) {
+      count += raw.length + deadLetters.length;
+    }
+    return count;
+  }
+
+  /**
+   * Takes the records that were not taken yet. When the partition is lost meanwhile, it ends early.
+   * `now`: gateway time, ms. Throws what the store throws.
+   */
+  async take(partition: PartitionState, batch: LogBatch, now: number): Promise<void> {
     for (let index = 0; index < batch.records.length; index += 1) {
       const offset = batch.firstOffset + index;
       const record = batch.records[index];
@@ -99,7 +110,7 @@ export class Intake {
       if (this.isRetransmission(batch.sources?.[index], partition)) continue;
       this.takeRecord(record, partition, offset, now);
     }
-    while (this.waiting.length > 0) await this.resume();
+    while (this.waiting.length > 0) await this.resume(partition);
     partition.next = Math.max(partition.next, batch.nextOffset);
   }
 
@@ -176,17 +187,22 @@ export class Intake {
       if (applied === 'MERGED') this.counts.merged += 1;
       else this.counts.conflicts += 1;
     }
-    this.raw.push(storedReading(reading, partition.partition, offset));
-    this.rawApplied.push(applied);
+    partition.raw.push(storedReading(reading, partition.partition, offset));
+    partition.rawApplied.push(applied);
   }
 
   /** Loads for those that wait, and applies their readings until something else is missing. */
-  private async resume(): Promise<void> {
+  private async resume(partition: PartitionState): Promise<void> {
     const entries = this.waiting;
     this.waiting = [];
     const waiting = entries.flatMap((entry) => entry.waiting ?? []);
-    await this.options.loader.load(waiting, this.raw);
+    await this.options.loader.load(waiting, this.unwrittenReadings());
+    if (partition.isLost) return;
     for (const entry of entries) this.applyWaiting(entry);
+  }
+
+  private *unwrittenReadings(): Iterable<StoredReading> {
+    for (const { raw } of this.partitions.values()) yield* raw;
   }
 
   private applyWaiting(entry: DeviceEntry): void {
@@ -205,7 +221,7 @@ export class Intake {
     offset: number,
   ): void {
     const { kind, ...rest } = letter;
-    this.deadLetters.push({ ...rest, partition: partition.partition, offset });
+    partition.deadLetters.push({ ...rest, partition: partition.partition, offset });
     partition.tally.add(letter.tenant, letter.device, letter.received, kind, letter.code);
     this.counts.deadLetters += 1;
   }
@@ -222,40 +238,45 @@ export class Intake {
     code: RefusalCode,
     words?: string,
   ): void {
-    this.deadLetters.push(letterOf(reading, code, words));
+    partition.deadLetters.push(letterOf(reading, code, words));
     partition.tally.add(reading.tenant, reading.device, reading.received, 'deadLetter', code);
     this.counts.refused += 1;
   }
 
   /**
-   * After `raw` was written: readings that the store refused become dead letters instead of what they
-   * counted as, and their windows are built anew without them.
+   * After all raw readings were written: those that the store refused become dead letters instead of what
+   * they counted as, and their windows are built anew without them.
    */
   rawWritten(refused: readonly RefusedReading[]): void {
-    if (refused.length > 0) {
-      const places = new Map(
-        this.raw.map((one, index) => [`${one.partition}/${one.offset}`, index]),
-      );
-      for (const { reading, message } of refused) {
-        const place = places.get(`${reading.partition}/${reading.offset}`) ?? -1;
-        const own = this.raw[place];
-        const applied = this.rawApplied[place];
-        if (own !== undefined && applied !== undefined) this.takeBack(own, applied, message);
-      }
+    for (const state of this.partitions.values()) {
+      const ofState = refused.filter(({ reading }) => reading.partition === state.partition);
+      if (ofState.length > 0) this.takeBackAll(state, ofState);
+      state.raw = [];
+      state.rawApplied = [];
     }
-    this.raw = [];
-    this.rawApplied = [];
   }
 
-  private takeBack(reading: StoredReading, applied: Applied, message: string): void {
+  private takeBackAll(state: PartitionState, refused: readonly RefusedReading[]): void {
+    const places = new Map(state.raw.map(({ offset }, index) => [offset, index]));
+    for (const { reading, message } of refused) {
+      const place = places.get(reading.offset) ?? -1;
+      const own = state.raw[place];
+      const applied = state.rawApplied[place];
+      if (own !== undefined && applied !== undefined) this.takeBack(state, own, applied, message);
+    }
+  }
+
+  private takeBack(
+    partition: PartitionState,
+    reading: StoredReading,
+    applied: Applied,
+    message: string,
+  ): void {
     const { tenant, device, received } = reading;
-    const entry = this.devices.find(tenant, device);
-    if (entry === undefined) return;
-    spill(entry);
-    const { partition } = entry;
     if (applied === 'stored') partition.tally.add(tenant, device, received, 'stored', '', -1);
     else partition.tally.add(tenant, device, received, 'duplicate', applied, -1);
-    const window = entry.windows.windows.get(windowStart(reading.ts, this.options.baseMs));
+    const entry = this.devices.find(tenant, device);
+    const window = entry?.windows.windows.get(windowStart(reading.ts, this.options.baseMs));
     if (window !== undefined) {
       window.rebuild = true;
       window.dirty = true;
@@ -264,7 +285,7 @@ export class Intake {
   }
 
   deadLettersWritten(): void {
-    this.deadLetters = [];
+    for (const state of this.partitions.values()) state.deadLetters = [];
   }
 
   /** Windows that differ from the raw readings, now that these are written. */
@@ -285,6 +306,14 @@ export class Intake {
       spill(entry);
       return entry.windows;
     });
+  }
+
+  /** Lets go of everything of partitions that are lost. */
+  forgetLost(): void {
+    if (!this.hasLost) return;
+    this.hasLost = false;
+    this.waiting = this.waiting.filter((entry) => !isLost(entry));
+    this.devices.forgetLost();
   }
 }
 

@@ -1,5 +1,8 @@
 import { SpillwayError } from '../core/errors.ts';
 
+/** Thrown in place of another attempt, when what it would write is not the caller's any more. */
+export class Abandoned extends Error {}
+
 export interface RetryOptions {
   /** Waits double from the first to the longest; each is drawn from its upper half (jitter). */
   firstMs: number;
@@ -7,6 +10,8 @@ export interface RetryOptions {
   /** While it is aborted, at most `attemptsAfterAbort` further attempts are made. */
   signal: AbortSignal;
   attemptsAfterAbort: number;
+  /** Once it is aborted no further attempt is made, and {@link Abandoned} is thrown. */
+  abandon?: AbortSignal;
   /** Told of each failure before the wait. */
   onRetry: (error: unknown, attempt: number, waitMs: number) => void;
   random?: () => number;
@@ -17,15 +22,19 @@ export function isRetryable(error: unknown): boolean {
   return !(error instanceof SpillwayError) || error.retryable;
 }
 
-/** Calls until it succeeds; throws what is not retryable, and anything once stopping takes too long. */
+/**
+ * Calls until it succeeds; throws what is not retryable, {@link Abandoned}, and anything once stopping
+ * takes too long.
+ */
 export async function retrying<T>(call: () => Promise<T>, options: RetryOptions): Promise<T> {
-  const { signal, random = Math.random } = options;
+  const { signal, abandon, random = Math.random } = options;
   let afterAbort = 0;
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await call();
     } catch (error) {
       if (!isRetryable(error)) throw error;
+      if (abandon?.aborted) throw new Abandoned('what is written was lost', { cause: error });
       if (signal.aborted) {
         afterAbort += 1;
         if (afterAbort > options.attemptsAfterAbort) throw error;
@@ -33,24 +42,25 @@ export async function retrying<T>(call: () => Promise<T>, options: RetryOptions)
       const longest = Math.min(options.longestMs, options.firstMs * 2 ** Math.min(attempt - 1, 30));
       const waitMs = longest * (0.5 + random() / 2);
       options.onRetry(error, attempt, waitMs);
-      await pause(waitMs, signal.aborted ? undefined : signal);
+      const wakes = [signal, abandon].filter((one) => one?.aborted === false);
+      await pause(waitMs, wakes);
+      if (abandon?.aborted) throw new Abandoned('what is written was lost', { cause: error });
     }
   }
 }
 
-/** Resolves after `ms`, or at once when `signal` aborts. */
-export function pause(ms: number, signal?: AbortSignal): Promise<void> {
+/** Resolves after `ms`, or as soon as one of `signals` aborts. */
+export function pause(ms: number, signals: readonly (AbortSignal | undefined)[]): Promise<void> {
   return new Promise((resolve) => {
-    if (signal?.aborted) {
-      resolve();
-      return;
-    }
     const done = () => {
       clearTimeout(timer);
-      signal?.removeEventListener('abort', done);
+      for (const signal of signals) signal?.removeEventListener('abort', done);
       resolve();
     };
     const timer = setTimeout(done, ms);
-    signal?.addEventListener('abort', done, { once: true });
+    for (const signal of signals) {
+      if (signal?.aborted) done();
+      else signal?.addEventListener('abort', done, { once: true });
+    }
   });
 }

@@ -16,24 +16,24 @@ const EXTEND_ROWS_MAX = 2_000;
 /** Windows that lie so near to each other are loaded by one query. */
 const GAP_WINDOWS = 2;
 
-/** Readings of one device that wait for something from the store. */
-export interface Waiting {
-  device: DeviceWindows;
-  partition: number;
-  /** Offset of the first that waits: what the store holds from there on was left by a crash and comes again. */
-  offset: number;
+/** Readings of one device that wait for something from the store; the first stands at `offset`. */
+export interface Waiting extends Source {
   readings: { reading: ReadingRecord; offset: number }[];
 }
 
-/** A window to build anew from the raw readings before `offset`. */
-export interface Rebuild {
-  device: DeviceWindows;
+/** A window to build anew from the raw readings of records that were taken. */
+export interface Rebuild extends Source {
   window: Window;
+}
+
+/** For whom the store is read. */
+interface Source {
+  device: DeviceWindows;
+  /** Of this partition, what the store holds from `offset` on was left by a crash and comes again. */
   partition: number;
   offset: number;
 }
 
-type Source = Pick<Waiting, 'device' | 'partition' | 'offset'>;
 type Take = (source: Source, row: StoredReading) => void;
 
 interface Range {
@@ -50,9 +50,17 @@ export class WindowLoader {
   private readonly store: Pick<StoreReader, 'readings'>;
   private readonly baseMs: number;
   private readonly latenessMs: number;
+  private readonly nextOf: (partition: number) => number;
 
-  constructor(store: Pick<StoreReader, 'readings'>, baseMs: number, latenessMs: number) {
+  /** `nextOf`: the next offset to take of a partition; Infinity when it is not this worker's. */
+  constructor(
+    store: Pick<StoreReader, 'readings'>,
+    baseMs: number,
+    latenessMs: number,
+    nextOf: (partition: number) => number,
+  ) {
     this.store = store;
+    this.nextOf = nextOf;
     this.baseMs = baseMs;
     this.latenessMs = latenessMs;
   }
@@ -61,7 +69,7 @@ export class WindowLoader {
    * Loads what the first waiting readings of each device need, and of the others what can be foreseen.
    * `unwritten`: raw readings that are in memory and not in the store yet, in order.
    */
-  async load(waiting: readonly Waiting[], unwritten: readonly StoredReading[]): Promise<void> {
+  async load(waiting: readonly Waiting[], unwritten: Iterable<StoredReading>): Promise<void> {
     await this.loadHeads(waiting.filter((one) => one.device.completeFrom === Infinity));
     await this.loadWindows(waiting);
     await this.loadRaw(waiting, unwritten);
@@ -129,7 +137,7 @@ export class WindowLoader {
     });
     if (rows.length > EXTEND_ROWS_MAX) return anchor;
     for (const row of rows) {
-      if (isAhead(head, row)) continue;
+      if (this.isAhead(head, row)) continue;
       const start = windowStart(row.ts, this.baseMs);
       const window = device.windows.get(start) ?? device.open(start, false);
       device.absorb(window, row.ts, row.received, row.values);
@@ -168,7 +176,7 @@ export class WindowLoader {
   /** For repeated times with other values: the readings as the store has them. */
   private async loadRaw(
     waiting: readonly Waiting[],
-    unwritten: readonly StoredReading[],
+    unwritten: Iterable<StoredReading>,
   ): Promise<void> {
     const raws = new Map<string, DeviceWindows>();
     const looking = new Set<Window>();
@@ -269,7 +277,7 @@ export class WindowLoader {
       });
       for (const row of rows) {
         const source = sources.get(row.device);
-        if (source !== undefined && !isAhead(source, row)) take(source, row);
+        if (source !== undefined && !this.isAhead(source, row)) take(source, row);
       }
       const last = rows.at(-1);
       const cut = rows.length >= PAGE_ROWS ? last : undefined;
@@ -286,8 +294,10 @@ export class WindowLoader {
       from = goesOn ? cut.ts + 1 : first.from;
     }
   }
-}
 
-function isAhead(source: Source, row: StoredReading): boolean {
-  return row.partition === source.partition && row.offset >= source.offset;
+  /** A device may have records in several partitions; each of them goes on where it stands. */
+  private isAhead(source: Source, row: StoredReading): boolean {
+    const { partition, offset } = row;
+    return offset >= (partition === source.partition ? source.offset : this.nextOf(partition));
+  }
 }

@@ -5,10 +5,11 @@ import { SpillwayError } from '../core/errors.ts';
 import type { DeviceType } from '../core/nouns.ts';
 import type { LogBatch, LogConsumer } from '../log/contract.ts';
 import type { Store } from '../store/contract.ts';
+import { Assignment } from './assignment.ts';
 import { DeviceTable } from './device-table.ts';
 import { type FaultPoint, Flush } from './flush.ts';
 import { Intake, type IntakeCounts } from './intake.ts';
-import { isRetryable, pause, type RetryOptions, retrying } from './retry.ts';
+import { Abandoned, isRetryable, pause, type RetryOptions, retrying } from './retry.ts';
 import { RollupRows } from './rollup-rows.ts';
 import { WindowLoader } from './window-loader.ts';
 import { checkBaseWindow } from './windows.ts';
@@ -37,7 +38,7 @@ export interface RollupStats extends IntakeCounts {
   openWindows: number;
   openReadings: number;
   devices: number;
-  /** Offsets between what is in the store and the end of the log, over all partitions. */
+  /** Offsets between what is in the store and the end of the log, over this worker's partitions. */
   lagOffsets: number;
   /** How long ago the last processed batch was appended, at the time of its processing, ms. */
   lagMs: number;
@@ -71,7 +72,11 @@ export interface RollupWorkerOptions {
  * LOG_CORRUPT when the store has processed more than the log ever held, and with any error of the log
  * or store that is not retryable; what was applied before an error of the log is flushed.
  *
- * One worker may run for each group and store: memory is a cache of what it alone writes.
+ * Memory is a cache of what this worker alone writes. Several workers may share a group and a store where
+ * the log shares its partitions among them: all partitions that have records of one device always belong
+ * to the same worker. What is revoked is flushed if there is time, and then forgotten; nothing of it is
+ * written or committed any more, so its new owner takes the same records again from the position in the
+ * store, and rebuilds the windows from the raw readings before it.
  */
 export async function runRollupWorker(options: RollupWorkerOptions): Promise<void> {
   await new RollupWorker(options).run();
@@ -99,7 +104,11 @@ class RollupWorker {
   private readonly devices: DeviceTable;
   private readonly flush: Flush;
   private readonly faultPoint: (name: FaultPoint) => void;
+  private readonly assignment: Assignment;
+  /** Aborted when partitions are lost, and made anew. */
+  private loss = new AbortController();
   private readonly monotonicNow: () => number;
+  private hasBeenAssigned = false;
   private records = 0;
   private flushes = 0;
   private flushMsLast = 0;
@@ -123,7 +132,9 @@ class RollupWorker {
     this.monotonicNow = options.monotonicNow ?? (() => performance.now());
     this.store = this.persistent(options.store);
     this.consumer = options.consumer;
-    const loader = new WindowLoader(this.store, baseMs, latenessMs);
+    this.assignment = new Assignment((partitions) => this.lose(partitions));
+    const nextOf = (partition: number) => this.intake.nextOf(partition);
+    const loader = new WindowLoader(this.store, baseMs, latenessMs, nextOf);
     const types = options.types ?? deviceTypes(config);
     this.devices = new DeviceTable({ baseMs, latenessMs, types });
     const rawMs = config.store.retention.raw;
@@ -145,29 +156,36 @@ class RollupWorker {
   /** The store, whose calls are repeated while their errors may pass. */
   private persistent(store: Store): PersistentStore {
     const retry = <T>(name: string, call: () => Promise<T>) => this.retry(`store.${name}`, call);
+    const write = <T>(name: string, call: () => Promise<T>) =>
+      this.retry(`store.${name}`, call, this.loss.signal);
     return {
       readings: (query) => retry('readings', () => store.readings(query)),
       rollups: (query) => retry('rollups', () => store.rollups(query)),
       position: (group) => retry('position', () => store.position(group)),
       sources: (group) => retry('sources', async () => (await store.sources?.(group)) ?? new Map()),
-      writeReadings: (readings) => retry('writeReadings', () => store.writeReadings(readings)),
+      writeReadings: (readings) => write('writeReadings', () => store.writeReadings(readings)),
       writeDeadLetters: (letters) =>
-        retry('writeDeadLetters', () => store.writeDeadLetters(letters)),
-      writeRollups: (rows) => retry('writeRollups', () => store.writeRollups(rows)),
-      commit: (progress) => retry('commit', () => store.commit(progress)),
+        write('writeDeadLetters', () => store.writeDeadLetters(letters)),
+      writeRollups: (rows) => write('writeRollups', () => store.writeRollups(rows)),
+      commit: (progress) => write('commit', () => store.commit(progress)),
     };
   }
 
   private readonly commitLog: LogConsumer['commit'] = (group, partition, offset) =>
-    this.retry('log.commit', () => this.consumer.commit(group, partition, offset));
+    this.retry(
+      'log.commit',
+      () => this.consumer.commit(group, partition, offset),
+      this.loss.signal,
+    );
 
-  private retry<T>(name: string, call: () => Promise<T>): Promise<T> {
+  private retry<T>(name: string, call: () => Promise<T>, abandon?: AbortSignal): Promise<T> {
     const { retry = {}, signal } = this.options;
     return retrying(call, {
       firstMs: retry.firstMs ?? 100,
       longestMs: retry.longestMs ?? 10_000,
       attemptsAfterAbort: retry.attemptsAfterAbort ?? 5,
       signal,
+      ...(abandon === undefined ? {} : { abandon }),
       onRetry: (error, attempt, waitMs) => {
         this.retries += 1;
         this.logger.warn(
@@ -180,54 +198,118 @@ class RollupWorker {
 
   async run(): Promise<void> {
     const from = await this.begin();
-    const ending = new AbortController();
+    const leaving = new AbortController();
     const batches = this.consumer
       .consume(this.group, {
-        signal: AbortSignal.any([this.options.signal, ending.signal]),
+        signal: leaving.signal,
         from,
         recordsMax: this.options.config.rollup.batchRecordsMax,
+        ...this.assignment.callbacks,
       })
       [Symbol.asyncIterator]();
     this.flushDue = this.monotonicNow() + this.options.config.rollup.flushInterval;
     let logError: unknown;
     try {
       logError = await this.consumeAll(batches);
+      // Before others get the partitions; a log that shares them and failed may have given them away.
+      if (logError === undefined || !this.assignment.isShared) await this.flushNow();
     } finally {
-      ending.abort();
+      leaving.abort();
+      this.assignment.end();
+      await batches.return?.().catch(() => {});
     }
-    await this.flushNow();
     if (logError !== undefined) throw logError;
   }
 
-  /** Returns the error of the log where there was one; throws all others. */
+  /** Until the end of the log or of the worker. Returns the error of the log where there was one; throws all others. */
   private async consumeAll(batches: AsyncIterator<LogBatch>): Promise<unknown> {
+    const { signal } = this.options;
     // The next batch is read while one is processed.
-    let coming = settled(batches.next());
-    for (;;) {
-      const arrived = await earlier(coming, this.flushDue - this.monotonicNow());
-      if (arrived !== undefined) {
+    const coming = new Coming(batches);
+    while (!signal.aborted) {
+      await this.answer(coming);
+      await this.untilSomethingHappens(coming);
+      const { arrived } = coming;
+      if (arrived !== undefined && !signal.aborted && !this.assignment.hasNews()) {
         if ('error' in arrived) return arrived.error;
         if (arrived.result.done === true) return undefined;
-        coming = settled(batches.next());
+        coming.next();
         await this.process(arrived.result.value);
       }
       if (this.monotonicNow() >= this.flushDue) await this.wake();
     }
+    this.intake.forgetLost();
+    return undefined;
+  }
+
+  /** A batch, the end, a request, or the time to flush; never without a turn of the event loop. */
+  private async untilSomethingHappens(coming: Coming): Promise<void> {
+    if (coming.arrived !== undefined || this.assignment.hasNews() || this.intake.hasLost) {
+      await nextTurn();
+      return;
+    }
+    const wake = new AbortController();
+    this.assignment.onNews(() => wake.abort());
+    const timeout = pause(Math.max(0, this.flushDue - this.monotonicNow()), [
+      wake.signal,
+      this.options.signal,
+    ]);
+    await Promise.race([coming.settled, timeout]);
+    wake.abort();
+  }
+
+  /** Does what the log has asked for. */
+  private async answer(coming: Coming): Promise<void> {
+    for (;;) {
+      this.intake.forgetLost();
+      const request = this.assignment.pending();
+      if (request === undefined) return;
+      try {
+        if (request.kind === 'revoking') {
+          if (this.hasNews()) await this.flushNow();
+          request.done();
+        } else {
+          // What was yielded of these before they were revoked has arrived by the next turn.
+          await nextTurn();
+          coming.drop((batch) => request.partitions.has(batch.partition));
+          const offsets = await this.begin(request.partitions);
+          request.done(offsets);
+        }
+      } catch (error) {
+        request.failed(error);
+        throw error;
+      } finally {
+        this.assignment.answered();
+      }
+    }
+  }
+
+  private lose(partitions: readonly number[]): void {
+    this.intake.lose(partitions);
+    this.loss.abort();
+    this.loss = new AbortController();
   }
 
   /**
    * Where to begin: the store knows what it has. Its position is written with the ledger in one
    * transaction, so records before it are never counted again; the log's own committed offset only lets
    * the log trim. A store without a position gets everything that the log still holds.
+   *
+   * `assigned`: partitions that the log has given to this worker, less those that it takes away meanwhile;
+   * all of them where the log does not share them.
    */
-  private async begin(): Promise<Map<number, number>> {
+  private async begin(assigned?: ReadonlySet<number>): Promise<Map<number, number>> {
+    // From a log that shares, nothing was taken before its first assignment.
+    if (assigned !== undefined && !this.hasBeenAssigned) this.intake.partitions.clear();
+    this.hasBeenAssigned ||= assigned !== undefined;
     const stored = await this.store.position(this.group);
     const sources = await this.store.sources(this.group);
     const bounds = await this.retry('log.bounds', () => this.consumer.bounds());
     const committed = await this.retry('log.committed', () => this.consumer.committed(this.group));
     const from = new Map<number, number>();
-    for (const [partition, { first, end }] of bounds) {
+    for (const partition of assigned ?? bounds.keys()) {
       const position = stored.get(partition);
+      const { first = 0, end = Number.POSITIVE_INFINITY } = bounds.get(partition) ?? {};
       if (position !== undefined && position > end) {
         throw new SpillwayError(
           'LOG_CORRUPT',
@@ -241,11 +323,12 @@ class RollupWorker {
         );
       }
       const next = Math.max(first, position ?? first);
-      this.intake.partition(partition, next, sources.get(partition));
+      this.intake.gain(partition, next, sources.get(partition));
       from.set(partition, next);
-      if (position !== undefined && position > (committed.get(partition) ?? 0)) {
-        await this.commitLog(this.group, partition, position);
-      }
+    }
+    for (const [partition, next] of from) {
+      if (!stored.has(partition) || next <= (committed.get(partition) ?? 0)) continue;
+      await this.commitLog(this.group, partition, next).catch(ignoreAbandoned);
     }
     return from;
   }
@@ -253,28 +336,32 @@ class RollupWorker {
   private async process(batch: LogBatch): Promise<void> {
     const { config, clock } = this.options;
     const now = clock.now();
-    const known = this.intake.partitions.get(batch.partition);
-    if (known !== undefined && batch.firstOffset > known.next) {
+    const { partition, firstOffset } = batch;
+    let state = this.intake.partitions.get(partition);
+    // Of a partition that was revoked after the batch had been yielded.
+    if (state === undefined && this.assignment.isShared) return;
+    state ??= this.intake.gain(partition, firstOffset);
+    if (firstOffset > state.next) {
+      const { next } = state;
       this.logger.warn(
-        { partition: batch.partition, expected: known.next, first: batch.firstOffset },
+        { partition, expected: next, first: firstOffset },
         'the log skipped records',
       );
     }
     this.lagMs = Math.max(0, now - batch.appendedAt);
     this.records += batch.records.length;
-    await this.intake.take(batch, now);
+    await this.intake.take(state, batch, now);
     this.faultPoint('applied');
     const { batchRecordsMax, devicesMax, openReadingsMax } = config.rollup;
-    const { raw, deadLetters } = this.intake;
     if (this.devices.isOver(devicesMax, openReadingsMax)) this.flushDue = 0;
-    else if (raw.length + deadLetters.length >= batchRecordsMax) await this.flush.writeRaw();
+    else if (this.intake.unwritten() >= batchRecordsMax) await this.flush.writeRaw();
   }
 
   /** What is due at each flush interval. */
   private async wake(): Promise<void> {
     const began = this.monotonicNow();
     const { clock } = this.options;
-    const hasNews = [...this.intake.partitions.values()].some((one) => one.next > one.committed);
+    const hasNews = this.hasNews();
     if (hasNews) await this.flushNow();
     if (clock.now() >= this.sweepDue) {
       this.devices.sweep(clock.now());
@@ -285,6 +372,10 @@ class RollupWorker {
     const ended = this.monotonicNow();
     // Flushing takes at most half of the time.
     this.flushDue = ended + Math.max(this.options.config.rollup.flushInterval, ended - began);
+  }
+
+  private hasNews(): boolean {
+    return [...this.intake.partitions.values()].some((one) => one.next > one.committed);
   }
 
   private async flushNow(): Promise<void> {
@@ -315,7 +406,10 @@ class RollupWorker {
     const bounds = await this.retry('log.bounds', () => this.consumer.bounds());
     let lagOffsets = 0;
     for (const [partition, { first, end }] of bounds) {
-      lagOffsets += end - (this.intake.partitions.get(partition)?.committed ?? first);
+      const state = this.intake.partitions.get(partition);
+      // Other workers report on theirs.
+      if (state === undefined && this.assignment.isShared) continue;
+      lagOffsets += end - (state?.committed ?? first);
     }
     onStats({
       ...this.intake.counts,
@@ -337,21 +431,44 @@ class RollupWorker {
 
 type Arrived = { result: IteratorResult<LogBatch> } | { error: unknown };
 
-/** A promise that never rejects, so that it may wait unattended. */
-function settled(next: Promise<IteratorResult<LogBatch>>): Promise<Arrived> {
-  return next.then(
-    (result) => ({ result }),
-    (error: unknown) => ({ error }),
-  );
+/** The next batch, which is asked for before it is needed. */
+class Coming {
+  arrived: Arrived | undefined;
+  /** Resolves when it has arrived; never rejects, so that it may wait unattended. */
+  settled: Promise<void>;
+  private readonly batches: AsyncIterator<LogBatch>;
+
+  constructor(batches: AsyncIterator<LogBatch>) {
+    this.batches = batches;
+    this.settled = this.next();
+  }
+
+  next(): Promise<void> {
+    this.arrived = undefined;
+    this.settled = this.batches.next().then(
+      (result) => {
+        this.arrived = { result };
+      },
+      (error: unknown) => {
+        this.arrived = { error };
+      },
+    );
+    return this.settled;
+  }
+
+  /** Passes over the one that has arrived, if `isStale` says so. */
+  drop(isStale: (batch: LogBatch) => boolean): void {
+    const { arrived } = this;
+    if (arrived === undefined || 'error' in arrived || arrived.result.done === true) return;
+    if (isStale(arrived.result.value)) void this.next();
+  }
 }
 
-/** What `coming` brings, or undefined after `ms`. */
-async function earlier(coming: Promise<Arrived>, ms: number): Promise<Arrived | undefined> {
-  const waiting = new AbortController();
-  const timeout = pause(Math.max(0, ms), waiting.signal).then(() => undefined);
-  try {
-    return await Promise.race([coming, timeout]);
-  } finally {
-    waiting.abort();
-  }
+/** Lets messages, sockets and timers have their turn. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function ignoreAbandoned(error: unknown): void {
+  if (!(error instanceof Abandoned)) throw error;
 }

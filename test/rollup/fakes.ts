@@ -13,6 +13,7 @@ import type {
   RecordSource,
 } from '../../src/log/contract.ts';
 import type {
+  Origin,
   Progress,
   RefusedReading,
   Store,
@@ -86,8 +87,12 @@ export class FakeLog implements LogConsumer {
 }
 
 interface Row extends StoredReading {
-  /** Offset of each metric's writer. */
-  writers: Record<string, number>;
+  /** Where each metric's value came from. */
+  writers: Record<string, Origin>;
+}
+
+function isLater(a: Origin, b: Origin): boolean {
+  return a.partition === b.partition ? a.offset > b.offset : a.partition > b.partition;
 }
 
 /**
@@ -135,16 +140,16 @@ export class FakeStore implements Store {
     const key = `${reading.tenant}/${reading.device}/${reading.ts}`;
     const row = this.rows.get(key);
     if (row === undefined) {
-      const writers: Record<string, number> = {};
-      for (const name of Object.keys(reading.values)) writers[name] = reading.offset;
+      const writers: Record<string, Origin> = {};
+      for (const name of Object.keys(reading.values)) writers[name] = reading;
       this.rows.set(key, { ...reading, writers });
       return;
     }
     for (const [name, value] of Object.entries(reading.values)) {
-      const writer = this.tracksWriters ? (row.writers[name] ?? -1) : row.offset;
-      if (row.values[name] !== undefined && writer > reading.offset) continue;
+      const writer = this.tracksWriters ? (row.writers[name] ?? row) : row;
+      if (row.values[name] !== undefined && isLater(writer, reading)) continue;
       row.values[name] = value;
-      row.writers[name] = reading.offset;
+      row.writers[name] = reading;
     }
   }
 
@@ -209,13 +214,13 @@ export class FakeStore implements Store {
 
   async position(group: string): Promise<Map<number, number>> {
     this.enter('position');
-    const position = this.positions.get(`${group}/0`);
-    return position === undefined ? new Map() : new Map([[0, position]]);
+    return new Map(ofGroup(this.positions, group));
   }
 
   async sources(group: string): Promise<Map<number, Map<string, number>>> {
-    const numbers = this.sourceNumbers.get(`${group}/0`);
-    return numbers === undefined ? new Map() : new Map([[0, new Map(numbers)]]);
+    this.enter('sources');
+    const numbers = ofGroup(this.sourceNumbers, group);
+    return new Map(numbers.map(([partition, some]) => [partition, new Map(some)]));
   }
 
   async countReadings(): Promise<Map<string, number>> {
@@ -264,6 +269,13 @@ export class FakeStore implements Store {
   values(device: string, ts: number): Values | undefined {
     return this.rows.get(`acme/${device}/${ts}`)?.values;
   }
+}
+
+function ofGroup<T>(all: ReadonlyMap<string, T>, group: string): [number, T][] {
+  return [...all].flatMap(([key, value]): [number, T][] => {
+    const [name, partition] = key.split('/');
+    return name === group ? [[Number(partition), value]] : [];
+  });
 }
 
 export function rollupKey(

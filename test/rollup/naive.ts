@@ -15,10 +15,12 @@ export interface Expected {
 export function expected(records: readonly LogRecord[]): Expected {
   const rows = new Map<string, Values>();
   const ledger: Record<string, number> = {};
-  const count = (key: string) => {
-    ledger[key] = (ledger[key] ?? 0) + 1;
+  const count = (key: string, times = 1) => {
+    ledger[key] = (ledger[key] ?? 0) + times;
   };
   for (const record of records) {
+    if (record.kind === 'deadLetter') count(`${record.device} deadLetter ${record.code}`);
+    if (record.kind === 'shed') count(`${record.device} shed ${record.code}`, record.count);
     if (record.kind !== 'reading') continue;
     const key = `${record.device}/${record.ts}`;
     const row = rows.get(key);

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { countStored, DeviceTable, type PartitionState } from '../../src/rollup/device-table.ts';
-import { LedgerTally } from '../../src/rollup/ledger-tally.ts';
+import { countStored, DeviceTable } from '../../src/rollup/device-table.ts';
+import { PartitionState } from '../../src/rollup/partition-state.ts';
 import { ReadingIndex } from '../../src/rollup/reading-index.ts';
 import { hashValues } from '../../src/rollup/value-hash.ts';
 import { checkBaseWindow, DAY_MS, HOUR_MS, windowStart } from '../../src/rollup/windows.ts';
@@ -72,14 +72,7 @@ test('hashes depend on names and values, not on the order of metrics', () => {
 
 test('a device that moves to another partition leaves its counts with the first', () => {
   const devices = new DeviceTable({ baseMs: 60_000, latenessMs: 0, types: new Map() });
-  const partition = (number: number): PartitionState => ({
-    partition: number,
-    next: 0,
-    committed: 0,
-    tally: new LedgerTally(),
-    sources: new Map(),
-  });
-  const [first, second] = [partition(0), partition(1)];
+  const [first, second] = [new PartitionState(0, 0), new PartitionState(1, 0)];
   countStored(devices.touch(reading('d1', 5, { a: 1 }), first, 5), 5);
   devices.touch(reading('d1', 6, { a: 1 }), second, 6);
   assert.equal(first.tally.read()[0]?.count, 1);

@@ -1,0 +1,29 @@
+import type { StoredDeadLetter, StoredReading } from '../store/contract.ts';
+import type { Applied } from './device-windows.ts';
+import { LedgerTally } from './ledger-tally.ts';
+
+/** One partition's progress, and what is to be written of it. */
+export class PartitionState {
+  readonly partition: number;
+  /** Next offset to apply. */
+  next: number;
+  /** Position in the store. */
+  committed: number;
+  readonly tally = new LedgerTally();
+  /** Last number taken of each source, where the log has sources. */
+  readonly sources: Map<string, number>;
+  /** Raw readings that are not in the store yet, in order. The worker writes them before they get many. */
+  raw: StoredReading[] = [];
+  /** What each of `raw` counts as. */
+  rawApplied: Applied[] = [];
+  deadLetters: StoredDeadLetter[] = [];
+  /** Another worker has it, or nobody: nothing of it may be written any more. */
+  isLost = false;
+
+  constructor(partition: number, next: number, sources: ReadonlyMap<string, number> = new Map()) {
+    this.partition = partition;
+    this.next = next;
+    this.committed = next;
+    this.sources = new Map(sources);
+  }
+}
