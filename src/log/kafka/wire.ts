@@ -87,7 +87,9 @@ const CLOSE_PATIENCE_MS = 2_000;
 /**
  * Metadata and connections for requests of our own; for one part at a time. A request that fails takes its
  * connection with it: a node that has not answered in time may be gone without a word. Whatever hangs in
- * kafkajs for longer than its timeouts allow is given up together with all connections.
+ * kafkajs for longer than its timeouts allow is given up together with all connections. So it is when what
+ * kafkajs does before our request fails: after a connection whose first question was not answered in time
+ * (a broker that was stopped for a while) it takes that connection for a good one and fails for ever.
  */
 export class Wire {
   private readonly kafka: Kafka;
@@ -124,6 +126,7 @@ export class Wire {
       });
     } catch (error) {
       this.isStale = true;
+      this.distrust(error);
       throw error;
     }
   }
@@ -171,12 +174,7 @@ export class Wire {
     patienceMs = this.hangsAfterMs,
   ): Promise<T> {
     return this.guard(`group ${groupId} is out of reach`, patienceMs, async (cluster) => {
-      let nodeId = this.coordinators.get(groupId);
-      if (nodeId === undefined) {
-        const found = (await cluster.findGroupCoordinator({ groupId })) as WireBroker;
-        nodeId = String(found.nodeId);
-        this.coordinators.set(groupId, nodeId);
-      }
+      const nodeId = this.coordinators.get(groupId) ?? (await this.locate(cluster, groupId));
       try {
         return await this.ask(cluster, nodeId, (broker) => call(broker as unknown as GroupBroker));
       } catch (error) {
@@ -194,13 +192,17 @@ export class Wire {
   ): Promise<(Placement & { offset: number })[]> {
     return this.guard('its offsets are out of reach', this.hangsAfterMs, async (cluster) => {
       const byTopic = Map.groupBy(placements, ({ topic }) => topic);
-      const found = await cluster.fetchTopicsOffset(
+      const asking = cluster.fetchTopicsOffset(
         [...byTopic].map(([topic, its]) => ({
           topic,
           partitions: its.map(({ partition }) => ({ partition })),
           fromBeginning: earliest,
         })),
       );
+      const found = await asking.catch((error: unknown) => {
+        this.distrust(error);
+        throw error;
+      });
       return found.flatMap(({ topic, partitions }) =>
         partitions.map(({ partition, offset }) => ({ topic, partition, offset: Number(offset) })),
       );
@@ -225,6 +227,24 @@ export class Wire {
       Promise.allSettled([...this.underWay, this.cluster.disconnect()]),
       CLOSE_PATIENCE_MS,
     );
+  }
+
+  /** Finds the node that keeps a group. */
+  private async locate(cluster: Cluster, groupId: string): Promise<string> {
+    try {
+      const found = (await cluster.findGroupCoordinator({ groupId })) as WireBroker;
+      const nodeId = String(found.nodeId);
+      this.coordinators.set(groupId, nodeId);
+      return nodeId;
+    } catch (error) {
+      this.distrust(error);
+      throw error;
+    }
+  }
+
+  /** Begins anew, unless a node has answered. */
+  private distrust(error: unknown): void {
+    if (typeOf(error) === undefined) this.reset();
   }
 
   private async ask<T>(
