@@ -1,21 +1,13 @@
+import { createHash } from 'node:crypto';
 import type { DeviceType } from '../core/nouns.ts';
 import type { Config } from './schema.ts';
+
+export type TypeDefinition = Config['types'][string];
 
 /** The device types of the configuration, by name. */
 export function deviceTypes(config: Pick<Config, 'types'>): Map<string, DeviceType> {
   return new Map(
-    Object.entries(config.types).map(([name, type]) => [
-      name,
-      {
-        name,
-        metrics: type.metrics,
-        unknownMetrics: type.unknownMetrics,
-        periodMs: type.period,
-        futureMs: type.futureMax,
-        future: type.future,
-        pastMs: type.pastMax,
-      },
-    ]),
+    Object.entries(config.types).map(([name, definition]) => [name, deviceType(name, definition)]),
   );
 }
 
@@ -23,4 +15,28 @@ export function deviceTypes(config: Pick<Config, 'types'>): Map<string, DeviceTy
 export function replaceTypes(types: Map<string, DeviceType>, configured: Config['types']): void {
   types.clear();
   for (const [name, type] of deviceTypes({ types: configured })) types.set(name, type);
+}
+
+export function deviceType(name: string, definition: TypeDefinition): DeviceType {
+  return {
+    name,
+    version: createHash('sha256').update(canonical(definition)).digest('hex').slice(0, 8),
+    metrics: definition.metrics,
+    unknownMetrics: definition.unknownMetrics,
+    periodMs: definition.period,
+    futureMs: definition.futureMax,
+    future: definition.future,
+    pastMs: definition.pastMax,
+  };
+}
+
+/** JSON without spaces, keys in order, defaults filled in: the same definition is the same text. */
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const entries = Object.entries(value)
+    .filter(([, inner]) => inner !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, inner]) => `${JSON.stringify(key)}:${canonical(inner)}`);
+  return `{${entries.join(',')}}`;
 }

@@ -213,6 +213,9 @@ export const configSchema = z.strictObject({
         .prefault({}),
     })
     .prefault({}),
+  deadLetters: z
+    .strictObject({ replaysPerSecondMax: count(500), attemptsMax: count(3) })
+    .prefault({}),
   http: z
     .strictObject({
       host: z.string().default('127.0.0.1'),

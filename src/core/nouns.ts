@@ -34,6 +34,8 @@ export interface ReadingRecord {
   /** The device's own counter, where it sends one. */
   seq?: number;
   values: Values;
+  /** Only where it is the replay of a dead letter: how many replays brought it here. */
+  attempt?: number;
 }
 
 /** Why a message or a part of it was not taken. */
@@ -54,7 +56,11 @@ export interface DeadLetterRecord extends Refusal {
   tenant: string;
   device: string;
   type: string;
+  /** {@link DeviceType.version} of the type that it was checked against; absent where there was none. */
+  typeVersion?: string;
   received: number;
+  /** Only where it was replayed and refused again: how many replays that was. */
+  attempt?: number;
   /** The topic as the device wrote it. */
   topic: string;
   /** The original bytes, base64; cut at the configured bound. */
@@ -73,14 +79,47 @@ export interface ShedRecord {
   count: number;
 }
 
-/** Something that happened to a device: presence or a state message. Not part of the ledger. */
+/**
+ * Something that happened to a device, or that was done with its dead letters: presence, a state message,
+ * a {@link LetterReplay}, a {@link LetterPurge}. Not part of the ledger.
+ */
 export interface EventRecord {
   kind: 'event';
   tenant: string;
   device: string;
   received: number;
-  event: 'connected' | 'disconnected' | 'state';
+  event: 'connected' | 'disconnected' | 'state' | 'letterReplayed' | 'lettersPurged';
   data?: unknown;
+}
+
+/** Which dead letter of a device: its place in the log, and what the stores file it under. */
+export interface LetterKey {
+  partition: number;
+  offset: number;
+  received: number;
+  code: string;
+  type: string;
+  typeVersion?: string;
+}
+
+/** `data` of the event `letterReplayed`. */
+export interface LetterReplay extends LetterKey {
+  /** How many replays the letter has had, this one included. */
+  attempt: number;
+  /** At least one reading was taken; else nothing was, and the letter stays open. */
+  taken: boolean;
+}
+
+/** `data` of the event `lettersPurged`: which of the device's letters lose their contents. */
+export interface LetterPurge {
+  /** Gateway time, ms; `from` inclusive, `to` exclusive. */
+  from: number;
+  to: number;
+  code?: string;
+  type?: string;
+  typeVersion?: string;
+  /** These alone, as `[partition, offset]`. */
+  letters?: [partition: number, offset: number][];
 }
 
 export type LogRecord = ReadingRecord | DeadLetterRecord | ShedRecord | EventRecord;
@@ -160,6 +199,8 @@ export interface MetricType {
 /** What a kind of device sends, from the configuration. */
 export interface DeviceType {
   name: string;
+  /** The first 8 hex digits of the SHA-256 of its definition: another definition, another version. */
+  version: string;
   metrics: Record<string, MetricType>;
   unknownMetrics: 'reject' | 'keep' | 'drop';
   /** The period between readings that the device should keep, ms; for completeness. 0: unknown. */

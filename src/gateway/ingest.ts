@@ -79,19 +79,20 @@ export class Ingest {
   /** Readings are checked against these from now on. */
   setTypes(types: ReadonlyMap<string, DeviceType>): void {
     const { metricsPerReadingMax, textMax } = this.options.limits;
-    for (const [name, slot] of this.slots) if (!types.has(name)) slot.validate = undefined;
+    for (const [name, slot] of this.slots) {
+      if (!types.has(name)) Object.assign(slot, { validate: undefined, version: undefined });
+    }
     for (const [name, type] of types) {
-      this.slot(name).validate = compileValidation(type, {
-        metricsMax: metricsPerReadingMax,
-        textMax,
-      });
+      const slot = this.slot(name);
+      slot.version = type.version;
+      slot.validate = compileValidation(type, { metricsMax: metricsPerReadingMax, textMax });
     }
   }
 
   private slot(type: string): TypeSlot {
     let slot = this.slots.get(type);
     if (slot === undefined) {
-      slot = { validate: undefined };
+      slot = { validate: undefined, version: undefined };
       this.slots.set(type, slot);
     }
     return slot;
@@ -281,12 +282,14 @@ export class Ingest {
   ): void {
     const { counters, limits } = this.options;
     const { tenant, device, type } = target;
+    const { version: typeVersion } = target.slot;
     const kept = publish.payload.subarray(0, limits.deadLetterPayloadBytesMax);
     const record: DeadLetterRecord = {
       kind: 'deadLetter',
       tenant,
       device,
       type,
+      ...(typeVersion !== undefined && { typeVersion }),
       received,
       ...refusal,
       topic: publish.topic.slice(0, 256),
@@ -351,7 +354,7 @@ export class Ingest {
  * The bytes that a dead letter keeps of one part of a message: with all of the message in each, a
  * message of many bad readings would grow a thousandfold.
  */
-function partOf(item: Decoded): Buffer {
+export function partOf(item: Decoded): Buffer {
   if (isRejected(item)) return Buffer.alloc(0);
   const { ts, seq, values } = item;
   try {

@@ -4,9 +4,11 @@ import type { Validate } from './validation.ts';
 
 const HOUR_MS = 3_600_000;
 
-/** How readings of a type are checked now; `validate` is undefined while nobody declares the type. */
+/** How readings of a type are checked now; both are undefined while nobody declares the type. */
 export interface TypeSlot {
   validate: Validate | undefined;
+  /** `DeviceType.version`. */
+  version: string | undefined;
 }
 
 /** A device that readings are written for: the session's own, or one that it reports for. */

@@ -1,11 +1,4 @@
-import type {
-  DeadLetterRecord,
-  EventRecord,
-  LogRecord,
-  ReceivedCount,
-  ShedRecord,
-  Value,
-} from '../core/nouns.ts';
+import type { LogRecord, ReceivedCount, Value } from '../core/nouns.ts';
 
 /**
  * The wire form of a record: one JSON object on one line, as `docs/log-format.md` documents it.
@@ -30,7 +23,8 @@ export function encodeReading(
     : `${prefix}${ts},"received":${received},"seq":${seq},"values":${json}}`;
 }
 
-export function encodeRecord(record: DeadLetterRecord | ShedRecord | EventRecord): string {
+/** For all but the many: readings on the path go by {@link encodeReading}. */
+export function encodeRecord(record: LogRecord): string {
   return JSON.stringify(record);
 }
 

@@ -18,6 +18,7 @@ export type FaultPoint =
   | 'applied'
   | 'rawWritten'
   | 'deadLettersWritten'
+  | 'lettersChanged'
   | 'rebuilt'
   | 'rollupsWritten'
   | 'storeCommitted'
@@ -26,7 +27,15 @@ export type FaultPoint =
 export interface FlushOptions {
   group: string;
   /** Its writes throw {@link Abandoned} in place of another attempt, when partitions were lost meanwhile. */
-  store: Pick<Store, 'writeReadings' | 'writeDeadLetters' | 'writeRollups' | 'commit'>;
+  store: Pick<
+    Store,
+    | 'writeReadings'
+    | 'writeDeadLetters'
+    | 'markDeadLetters'
+    | 'purgeDeadLetters'
+    | 'writeRollups'
+    | 'commit'
+  >;
   consumer: Pick<LogConsumer, 'commit'>;
   intake: Intake;
   devices: DeviceTable;
@@ -54,7 +63,7 @@ export class Flush {
     this.options = options;
   }
 
-  /** Writes raw readings and dead letters; may be called any time between flushes. */
+  /** Writes raw readings, dead letters and what became of these; may be called any time between flushes. */
   async writeRaw(): Promise<void> {
     const { intake, store, faultPoint } = this.options;
     await unlessLost(async () => {
@@ -68,6 +77,12 @@ export class Flush {
       intake.deadLettersWritten();
     });
     faultPoint('deadLettersWritten');
+    await unlessLost(async () => {
+      for (const state of [...intake.partitions.values()]) {
+        if (!state.isLost) await state.letterChanges.write(store);
+      }
+    });
+    faultPoint('lettersChanged');
   }
 
   /** Of all partitions that this worker has. */

@@ -1,10 +1,16 @@
-import type { DeadLetterRecord, LogRecord, ReadingRecord, ShedRecord } from '../core/nouns.ts';
+import type {
+  DeadLetterRecord,
+  DeviceType,
+  LogRecord,
+  ReadingRecord,
+  ShedRecord,
+} from '../core/nouns.ts';
 import { REFUSALS, type RefusalCode } from '../core/refusals.ts';
 import type { LogBatch, RecordSource } from '../log/contract.ts';
 import type { RefusedReading, StoredDeadLetter, StoredReading } from '../store/contract.ts';
 import { countStored, type DeviceEntry, type DeviceTable, isLost, spill } from './device-table.ts';
 import type { Applied, DeviceWindows } from './device-windows.ts';
-import { PartitionState } from './partition-state.ts';
+import { PartitionState, type TakenReading } from './partition-state.ts';
 import type { Rebuild, Waiting, WindowLoader } from './window-loader.ts';
 import { windowStart } from './windows.ts';
 
@@ -34,6 +40,7 @@ export interface IntakeOptions {
   rawMs: number;
   devices: DeviceTable;
   loader: WindowLoader;
+  types: ReadonlyMap<string, DeviceType>;
 }
 
 /**
@@ -89,11 +96,11 @@ export class Intake {
     return this.partitions.get(partition)?.next ?? Number.POSITIVE_INFINITY;
   }
 
-  /** Raw readings and dead letters that are not in the store yet. */
+  /** Raw readings, dead letters and changes of these that are not in the store yet. */
   unwritten(): number {
     let count = 0;
-    for (const { raw, deadLetters } of this.partitions.values()) {
-      count += raw.length + deadLetters.length;
+    for (const { raw, deadLetters, letterChanges } of this.partitions.values()) {
+      count += raw.length + deadLetters.length + letterChanges.size;
     }
     return count;
   }
@@ -134,6 +141,7 @@ export class Intake {
     if (record.kind === 'reading') this.takeReading(record, partition, offset, now);
     else if (record.kind === 'deadLetter') this.takeDeadLetter(record, partition, offset);
     else if (record.kind === 'shed') this.takeShed(record, partition);
+    else partition.letterChanges.take(record);
   }
 
   private takeReading(
@@ -145,7 +153,7 @@ export class Intake {
     this.counts.readings += 1;
     const code = this.unfit(reading);
     if (code !== undefined) {
-      this.refuse(storedReading(reading, partition.partition, offset), partition, code);
+      this.refuse(taken(reading, partition.partition, offset), partition, code);
       return;
     }
     const entry = this.devices.touch(reading, partition, now);
@@ -187,7 +195,7 @@ export class Intake {
       if (applied === 'MERGED') this.counts.merged += 1;
       else this.counts.conflicts += 1;
     }
-    partition.raw.push(storedReading(reading, partition.partition, offset));
+    partition.raw.push(taken(reading, partition.partition, offset));
     partition.rawApplied.push(applied);
   }
 
@@ -233,12 +241,13 @@ export class Intake {
   }
 
   private refuse(
-    reading: StoredReading,
+    reading: TakenReading,
     partition: PartitionState,
     code: RefusalCode,
     words?: string,
   ): void {
-    partition.deadLetters.push(letterOf(reading, code, words));
+    const typeVersion = this.options.types.get(reading.type)?.version;
+    partition.deadLetters.push(letterOf(reading, typeVersion, code, words));
     partition.tally.add(reading.tenant, reading.device, reading.received, 'deadLetter', code);
     this.counts.refused += 1;
   }
@@ -268,7 +277,7 @@ export class Intake {
 
   private takeBack(
     partition: PartitionState,
-    reading: StoredReading,
+    reading: TakenReading,
     applied: Applied,
     message: string,
   ): void {
@@ -317,24 +326,29 @@ export class Intake {
   }
 }
 
-function storedReading(reading: ReadingRecord, partition: number, offset: number): StoredReading {
-  const { tenant, device, type, ts, received, seq, values } = reading;
-  if (seq === undefined) return { tenant, device, type, ts, received, values, partition, offset };
-  return { tenant, device, type, ts, received, seq, values, partition, offset };
+function taken(record: ReadingRecord, partition: number, offset: number): TakenReading {
+  const { tenant, device, type, ts, received, seq, values, attempt } = record;
+  const reading: TakenReading = { tenant, device, type, ts, received, values, partition, offset };
+  if (seq !== undefined) reading.seq = seq;
+  if (attempt !== undefined) reading.attempt = attempt;
+  return reading;
 }
 
 function letterOf(
-  reading: StoredReading,
+  reading: TakenReading,
+  typeVersion: string | undefined,
   code: RefusalCode,
   words: string | undefined,
 ): StoredDeadLetter {
-  const { tenant, device, type, ts, received, seq, values, partition, offset } = reading;
+  const { tenant, device, type, ts, received, seq, values, attempt, partition, offset } = reading;
   const payload = Buffer.from(JSON.stringify({ ts, seq, values }));
   return {
     tenant,
     device,
     type,
+    ...(typeVersion !== undefined && { typeVersion }),
     received,
+    ...(attempt !== undefined && { attempt }),
     topic: `t/${tenant}/d/${device}/telemetry`,
     payload: payload.subarray(0, PAYLOAD_BYTES_MAX).toString('base64'),
     payloadBytes: payload.length,

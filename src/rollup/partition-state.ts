@@ -1,6 +1,11 @@
+import type { ReadingRecord } from '../core/nouns.ts';
 import type { StoredDeadLetter, StoredReading } from '../store/contract.ts';
 import type { Applied } from './device-windows.ts';
 import { LedgerTally } from './ledger-tally.ts';
+import { LetterChanges } from './letter-changes.ts';
+
+/** A reading on its way to the store, with what a dead letter of it would say. */
+export type TakenReading = StoredReading & Pick<ReadingRecord, 'attempt'>;
 
 /** One partition's progress, and what is to be written of it. */
 export class PartitionState {
@@ -13,10 +18,11 @@ export class PartitionState {
   /** Last number taken of each source, where the log has sources. */
   readonly sources: Map<string, number>;
   /** Raw readings that are not in the store yet, in order. The worker writes them before they get many. */
-  raw: StoredReading[] = [];
+  raw: TakenReading[] = [];
   /** What each of `raw` counts as. */
   rawApplied: Applied[] = [];
   deadLetters: StoredDeadLetter[] = [];
+  readonly letterChanges = new LetterChanges();
   /** Another worker has it, or nobody: nothing of it may be written any more. */
   isLost = false;
 

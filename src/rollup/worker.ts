@@ -90,6 +90,8 @@ type PersistentStore = Pick<
   | 'sources'
   | 'writeReadings'
   | 'writeDeadLetters'
+  | 'markDeadLetters'
+  | 'purgeDeadLetters'
   | 'writeRollups'
   | 'commit'
 >;
@@ -138,7 +140,7 @@ class RollupWorker {
     const types = options.types ?? deviceTypes(config);
     this.devices = new DeviceTable({ baseMs, latenessMs, types });
     const rawMs = config.store.retention.raw;
-    this.intake = new Intake({ baseMs, latenessMs, rawMs, devices: this.devices, loader });
+    this.intake = new Intake({ baseMs, latenessMs, rawMs, devices: this.devices, loader, types });
     this.flush = new Flush({
       group: this.group,
       store: this.store,
@@ -166,6 +168,8 @@ class RollupWorker {
       writeReadings: (readings) => write('writeReadings', () => store.writeReadings(readings)),
       writeDeadLetters: (letters) =>
         write('writeDeadLetters', () => store.writeDeadLetters(letters)),
+      markDeadLetters: (marks) => write('markDeadLetters', () => store.markDeadLetters(marks)),
+      purgeDeadLetters: (purge) => write('purgeDeadLetters', () => store.purgeDeadLetters(purge)),
       writeRollups: (rows) => write('writeRollups', () => store.writeRollups(rows)),
       commit: (progress) => write('commit', () => store.commit(progress)),
     };

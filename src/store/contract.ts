@@ -1,6 +1,8 @@
 import type {
   DeadLetterRecord,
   LedgerCount,
+  LetterKey,
+  LetterPurge,
   Outcome,
   ReadingRecord,
   RollupRow,
@@ -22,9 +24,29 @@ export interface Origin {
   offset: number;
 }
 
-export interface StoredReading extends Omit<ReadingRecord, 'kind'>, Origin {}
+export interface StoredReading extends Omit<ReadingRecord, 'kind' | 'attempt'>, Origin {}
 
-export interface StoredDeadLetter extends Omit<DeadLetterRecord, 'kind'>, Origin {}
+export interface StoredDeadLetter extends Omit<DeadLetterRecord, 'kind'>, Origin {
+  /** Gateway time of the replay that took it, ms; absent while it is open. */
+  replayed?: number;
+}
+
+/** What a replay makes of a letter. */
+export interface LetterMark extends LetterKey {
+  tenant: string;
+  device: string;
+  attempt: number;
+  /** Gateway time of the replay that took it, ms; absent where it took nothing. */
+  replayed?: number;
+}
+
+/** Letters of one device whose contents go. */
+export interface DevicePurge extends LetterPurge {
+  tenant: string;
+  device: string;
+  /** Gateway time of the purge, ms. */
+  purged: number;
+}
 
 export interface RefusedReading {
   reading: StoredReading;
@@ -51,8 +73,15 @@ export interface StoreWriter {
    * Returns readings that the store will never take; all others are durable.
    */
   writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]>;
-  /** Key: (partition, offset). */
+  /** Key: (partition, offset). What is there already, with its marks, stays as it is. */
   writeDeadLetters(letters: readonly StoredDeadLetter[]): Promise<void>;
+  /** Notes replays, in order; may be repeated. Letters that are not there any more are passed over. */
+  markDeadLetters(marks: readonly LetterMark[]): Promise<void>;
+  /**
+   * Removes the contents of letters: queries find them no more. That they were there is kept until their
+   * retention, so that they can still be counted against the ledger.
+   */
+  purgeDeadLetters(purge: DevicePurge): Promise<void>;
   /** Key: (windowMs, tenant, device, metric, start). Overwrites. */
   writeRollups(rows: readonly RollupRow[]): Promise<void>;
   /** Adds the ledger lines and moves the position, in one transaction; does nothing when the stored position is already at or past `nextOffset`. */
@@ -83,14 +112,41 @@ export interface RollupQuery extends RangeQuery {
   windowMs: number;
 }
 
+/** Purged letters are found by no query. */
 export interface DeadLetterQuery {
   tenant: string;
   devices?: readonly string[];
   code?: string;
-  /** Gateway time, ms. */
+  type?: string;
+  typeVersion?: string;
+  /** Those that a replay has taken, or those that none has; both when absent. */
+  state?: 'open' | 'replayed';
+  /** Gateway time, ms; `from` inclusive, `to` exclusive. */
   from: number;
   to: number;
   limit?: number;
+}
+
+export interface DeadLetterPage extends DeadLetterQuery {
+  /** Oldest first; newest first when absent. */
+  oldestFirst?: boolean;
+  /** Goes on behind this one. */
+  after?: Pick<LetterKey, 'received' | 'partition' | 'offset'>;
+}
+
+/** Dead letters that have these in common. */
+export interface DeadLetterGroup {
+  device: string;
+  code: string;
+  type: string;
+  /** Empty where the letters have none. */
+  typeVersion: string;
+  count: number;
+  /** Of `count`, those that no replay has taken. */
+  open: number;
+  /** Gateway time, ms. */
+  oldest: number;
+  newest: number;
 }
 
 export interface LedgerQuery {
@@ -112,9 +168,11 @@ export interface StoreReader {
   countReadings(query: RangeQuery): Promise<Map<string, number>>;
   /** Newest event time for each device that has raw rows. */
   latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>>;
-  /** Ordered by received, newest first. */
-  deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]>;
-  /** Counts by device and code. */
+  /** Ordered by received, then partition and offset; newest first unless told otherwise. */
+  deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]>;
+  /** Ordered by device, code, type, version; `limit` does not apply. */
+  groupDeadLetters(query: DeadLetterQuery): Promise<DeadLetterGroup[]>;
+  /** Counts by device and code, purged and replayed ones included; `limit` and `state` do not apply. */
   countDeadLetters(
     query: DeadLetterQuery,
   ): Promise<{ device: string; code: string; count: number }[]>;

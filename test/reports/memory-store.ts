@@ -1,6 +1,8 @@
 import type { DeviceType, LedgerCount, Outcome, RollupRow, Value } from '../../src/core/nouns.ts';
 import { stateOf } from '../../src/rollup/aggregate.ts';
 import type {
+  DeadLetterGroup,
+  DeadLetterPage,
   DeadLetterQuery,
   LedgerQuery,
   RangeQuery,
@@ -99,18 +101,44 @@ export class MemoryStore implements StoreReader {
     return latest;
   }
 
-  async deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]> {
+  async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {
     return this.letters
       .filter(
         (l) =>
           l.tenant === query.tenant &&
           (query.devices?.includes(l.device) ?? true) &&
           (query.code === undefined || l.code === query.code) &&
+          (query.type === undefined || l.type === query.type) &&
+          (query.typeVersion === undefined || (l.typeVersion ?? '') === query.typeVersion) &&
+          (query.state === undefined || (l.replayed === undefined) === (query.state === 'open')) &&
           l.received >= query.from &&
           l.received < query.to,
       )
-      .sort((a, b) => b.received - a.received)
+      .sort((a, b) => (query.oldestFirst === true ? inTime(a, b) : inTime(b, a)))
+      .filter(
+        (l) =>
+          query.after === undefined ||
+          (query.oldestFirst === true ? inTime(l, query.after) : inTime(query.after, l)) > 0,
+      )
       .slice(0, query.limit);
+  }
+
+  async groupDeadLetters(query: DeadLetterQuery): Promise<DeadLetterGroup[]> {
+    const groups = new Map<string, DeadLetterGroup>();
+    for (const letter of await this.deadLetters({ ...query, limit: 1e9 })) {
+      const { device, code, type, typeVersion = '', received, replayed } = letter;
+      const key = `${device}/${code}/${type}/${typeVersion}`;
+      const group = groups.get(key) ?? {
+        ...{ device, code, type, typeVersion, count: 0, open: 0 },
+        ...{ oldest: received, newest: received },
+      };
+      group.count += 1;
+      group.open += replayed === undefined ? 1 : 0;
+      group.oldest = Math.min(group.oldest, received);
+      group.newest = Math.max(group.newest, received);
+      groups.set(key, group);
+    }
+    return [...groups.values()];
   }
 
   async countDeadLetters(query: DeadLetterQuery) {
@@ -159,9 +187,16 @@ export class MemoryStore implements StoreReader {
   async close(): Promise<void> {}
 }
 
+type Place = Pick<StoredDeadLetter, 'received' | 'partition' | 'offset'>;
+
+function inTime(a: Place, b: Place): number {
+  return a.received - b.received || a.partition - b.partition || a.offset - b.offset;
+}
+
 export function probeType(periodMs: number): DeviceType {
   return {
     name: 'probe',
+    version: '00000000',
     metrics: {
       temperature: { kind: 'float', unit: '°C', required: false },
       door: { kind: 'string', required: false },

@@ -13,6 +13,9 @@ import type {
   RecordSource,
 } from '../../src/log/contract.ts';
 import type {
+  DeadLetterGroup,
+  DevicePurge,
+  LetterMark,
   Origin,
   Progress,
   RefusedReading,
@@ -103,6 +106,8 @@ export class FakeStore implements Store {
   readonly rows = new Map<string, Row>();
   readonly rollupRows = new Map<string, RollupRow>();
   readonly letters = new Map<string, StoredDeadLetter>();
+  readonly marks: LetterMark[] = [];
+  readonly purges: DevicePurge[] = [];
   readonly lines = new Map<string, LedgerCount>();
   readonly positions = new Map<string, number>();
   readonly sourceNumbers = new Map<string, Map<string, number>>();
@@ -156,6 +161,16 @@ export class FakeStore implements Store {
   async writeDeadLetters(letters: readonly StoredDeadLetter[]): Promise<void> {
     this.enter('writeDeadLetters');
     for (const letter of letters) this.letters.set(`${letter.partition}/${letter.offset}`, letter);
+  }
+
+  async markDeadLetters(marks: readonly LetterMark[]): Promise<void> {
+    this.enter('markDeadLetters');
+    for (const mark of marks) this.marks.push(mark);
+  }
+
+  async purgeDeadLetters(purge: DevicePurge): Promise<void> {
+    this.enter('purgeDeadLetters');
+    this.purges.push(purge);
   }
 
   async writeRollups(rows: readonly RollupRow[]): Promise<void> {
@@ -230,6 +245,9 @@ export class FakeStore implements Store {
     throw new Error('not used');
   }
   async deadLetters(): Promise<StoredDeadLetter[]> {
+    throw new Error('not used');
+  }
+  async groupDeadLetters(): Promise<DeadLetterGroup[]> {
     throw new Error('not used');
   }
   async countDeadLetters(): Promise<{ device: string; code: string; count: number }[]> {

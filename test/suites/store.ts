@@ -409,6 +409,178 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
     });
   });
 
+  describe(`${name}: dead letters as a list to work on`, () => {
+    const query = { tenant: 'acme', ...ALL };
+    const places = (rows: StoredDeadLetter[]) => rows.map((r) => `${r.partition}/${r.offset}`);
+
+    test('keep the version of their type and how often they were replayed', async (t) => {
+      const store = await openFresh(t);
+      const rows = [
+        letter({ offset: 2, typeVersion: '0badcafe', attempt: 2 }),
+        letter({ offset: 1, typeVersion: '1badcafe' }),
+        letter({ offset: 0 }),
+      ];
+      await store.writeDeadLetters(rows);
+      assert.deepEqual(await store.deadLetters(query), rows);
+      const found = async (typeVersion: string) =>
+        places(await store.deadLetters({ ...query, typeVersion }));
+      assert.deepEqual(await found('0badcafe'), ['0/2']);
+      assert.deepEqual(await found(''), ['0/0']);
+      assert.deepEqual(places(await store.deadLetters({ ...query, type: 'other' })), []);
+    });
+
+    test('come page by page in both orders, many of one ms too', async (t) => {
+      const store = await openFresh(t);
+      const rows = Array.from({ length: 60 }, (_, i) =>
+        letter({
+          ...{ partition: i % 2, offset: i, device: `d${i % 3}` },
+          received: NOON + Math.floor(i / 20) * DAY + (i % 7 === 0 ? 1 : 0),
+        }),
+      );
+      await store.writeDeadLetters(rows);
+      for (const devices of [undefined, ['d0', 'd2']]) {
+        const filtered = { ...query, ...(devices && { devices }) };
+        const all = await store.deadLetters(filtered);
+        assert.equal(all.length, devices === undefined ? 60 : 40);
+        for (const oldestFirst of [false, true]) {
+          const expected = oldestFirst ? all.toReversed() : all;
+          assert.deepEqual(await store.deadLetters({ ...filtered, oldestFirst }), expected);
+          const read: StoredDeadLetter[] = [];
+          for (;;) {
+            const after = read.at(-1);
+            const page = { ...filtered, oldestFirst, limit: 7, ...(after && { after }) };
+            const next = await store.deadLetters(page);
+            read.push(...next);
+            if (next.length < 7) break;
+          }
+          assert.deepEqual(read, expected);
+        }
+      }
+    });
+
+    test('a replay that took them closes them, one that did not is counted', async (t) => {
+      const store = await openFresh(t);
+      const rows = [0, 1, 2, 3].map((offset) => letter({ offset, received: NOON + offset }));
+      await store.writeDeadLetters(rows);
+      const mark = (offset: number, more: object) => ({
+        ...{ tenant: 'acme', device: 'dev-1', partition: 0, offset, received: NOON + offset },
+        ...{ code: 'VALUE_ABOVE_MAX', type: 'climate', attempt: 1, ...more },
+      });
+      const marks = [
+        mark(1, { replayed: NOON + 9 }),
+        mark(2, {}),
+        mark(2, { attempt: 2 }),
+        mark(77, { replayed: NOON + 9 }),
+      ];
+      await store.markDeadLetters(marks.slice(0, 2));
+      await store.markDeadLetters(marks);
+      await store.markDeadLetters(marks);
+      // Their records again, as after a crash.
+      await store.writeDeadLetters(rows);
+      const found = await store.deadLetters({ ...query, oldestFirst: true });
+      assert.deepEqual(found, [
+        rows[0],
+        { ...rows[1], attempt: 1, replayed: NOON + 9 },
+        { ...rows[2], attempt: 2 },
+        rows[3],
+      ]);
+      const ofState = async (state: 'open' | 'replayed', limit?: number) =>
+        places(await store.deadLetters({ ...query, state, ...(limit && { limit }) }));
+      assert.deepEqual(await ofState('open'), ['0/3', '0/2', '0/0']);
+      assert.deepEqual(await ofState('open', 2), ['0/3', '0/2']);
+      assert.deepEqual(await ofState('replayed', 2), ['0/1']);
+      const group = { device: 'dev-1', code: 'VALUE_ABOVE_MAX', type: 'climate', typeVersion: '' };
+      const times = { oldest: NOON, newest: NOON + 3 };
+      assert.deepEqual(await store.groupDeadLetters(query), [
+        { ...group, count: 4, open: 3, ...times },
+      ]);
+      assert.deepEqual(await store.groupDeadLetters({ ...query, state: 'replayed' }), [
+        { ...group, count: 1, open: 0, oldest: NOON + 1, newest: NOON + 1 },
+      ]);
+      assert.equal((await store.countDeadLetters(query))[0]?.count, 4);
+    });
+
+    test('are grouped by device, code, type and version', async (t) => {
+      const store = await openFresh(t);
+      await store.writeDeadLetters([
+        letter({ device: 'a', code: 'X', typeVersion: '11111111', offset: 0 }),
+        letter({
+          device: 'a',
+          code: 'X',
+          typeVersion: '11111111',
+          offset: 1,
+          received: NOON + DAY,
+        }),
+        letter({ device: 'a', code: 'X', typeVersion: '22222222', partition: 1, offset: 1 }),
+        letter({ device: 'a', code: 'X', typeVersion: '22222222', partition: 2, offset: 1 }),
+        letter({ device: 'b', code: 'X', type: 'other', offset: 2 }),
+        letter({ device: 'b', code: 'Y', type: 'other', offset: 3 }),
+        letter({ tenant: 'acm', device: 'b', code: 'Y', offset: 4 }),
+      ]);
+      const groups = await store.groupDeadLetters({ ...query, limit: 1 });
+      assert.deepEqual(
+        groups.map((g) => [g.device, g.code, g.type, g.typeVersion, g.count, g.open]),
+        [
+          ['a', 'X', 'climate', '11111111', 2, 2],
+          ['a', 'X', 'climate', '22222222', 2, 2],
+          ['b', 'X', 'other', '', 1, 1],
+          ['b', 'Y', 'other', '', 1, 1],
+        ],
+      );
+      assert.deepEqual([groups[0]?.oldest, groups[0]?.newest], [NOON, NOON + DAY]);
+      const one = await store.groupDeadLetters({
+        ...query,
+        devices: ['a'],
+        typeVersion: '22222222',
+      });
+      assert.deepEqual(one, [groups[1]]);
+    });
+
+    test('that were purged are found no more, and still counted', async (t) => {
+      const store = await openFresh(t);
+      const rows = [0, 1, 2, 3, 4].map((offset) =>
+        letter({ offset, received: NOON + offset * HOUR, code: offset === 2 ? 'OTHER' : 'X' }),
+      );
+      const foreign = letter({ tenant: 'beta', offset: 9 });
+      await store.writeDeadLetters([...rows, letter({ device: 'dev-2', offset: 8 }), foreign]);
+      const purge = {
+        tenant: 'acme',
+        device: 'dev-1',
+        purged: NOON + DAY,
+        from: 0,
+        to: NOON + DAY,
+      };
+      await store.purgeDeadLetters({ ...purge, code: 'X', to: NOON + 3 * HOUR });
+      assert.deepEqual(places(await store.deadLetters(query)), ['0/4', '0/3', '0/2', '0/8']);
+      await store.purgeDeadLetters({
+        ...purge,
+        letters: [
+          [0, 4],
+          [1, 3],
+        ],
+      });
+      assert.deepEqual(places(await store.deadLetters(query)), ['0/3', '0/2', '0/8']);
+      assert.deepEqual(places(await store.deadLetters({ ...query, limit: 2 })), ['0/3', '0/2']);
+      assert.deepEqual(
+        (await store.groupDeadLetters(query)).map((g) => [g.device, g.code, g.count]),
+        [
+          ['dev-1', 'OTHER', 1],
+          ['dev-1', 'X', 1],
+          ['dev-2', 'VALUE_ABOVE_MAX', 1],
+        ],
+      );
+      assert.deepEqual(await store.countDeadLetters({ ...query, devices: ['dev-1'] }), [
+        { device: 'dev-1', code: 'OTHER', count: 1 },
+        { device: 'dev-1', code: 'X', count: 4 },
+      ]);
+      // A crash repeats the record and the purge, in this order or the other.
+      await store.writeDeadLetters(rows);
+      await store.purgeDeadLetters({ ...purge, code: 'X', to: NOON + 3 * HOUR });
+      assert.deepEqual(places(await store.deadLetters(query)), ['0/3', '0/2', '0/8']);
+      assert.deepEqual(await store.deadLetters({ tenant: 'beta', ...ALL }), [foreign]);
+    });
+  });
+
   describe(`${name}: ledger and positions`, () => {
     test('are committed together, once', async (t) => {
       const store = await openFresh(t);

@@ -1,12 +1,23 @@
-import type { DeadLetterQuery, StoredDeadLetter } from '../contract.ts';
+import type {
+  DeadLetterGroup,
+  DeadLetterPage,
+  DeadLetterQuery,
+  StoredDeadLetter,
+} from '../contract.ts';
 import { dayFile, type StoreFile } from './files.ts';
+import {
+  completeLetterTable,
+  deviceFilters,
+  letterCondition,
+  letterTable,
+} from './letter-table.ts';
 import type { OpenFiles } from './open-files.ts';
 import { compareText, overlapping } from './ordered.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 
-const WRITE = `INSERT OR REPLACE INTO letter(partition, offset, tenant, device, type, received,
-    code, message, path, expected, actual, topic, payload, payload_bytes)
-  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`;
+const WRITE = `INSERT INTO letter(partition, offset, tenant, device, type, received,
+    code, message, path, expected, actual, topic, payload, payload_bytes, type_version, attempt)
+  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`;
 
 interface StoredLetter {
   partition: number;
@@ -23,6 +34,9 @@ interface StoredLetter {
   topic: string;
   payload: string | Uint8Array;
   payload_bytes: number;
+  type_version: string | null;
+  attempt: number | null;
+  replayed: number | null;
 }
 
 /** Writes dead letters, one transaction for each UTC day of `received`. */
@@ -36,6 +50,7 @@ export function writeDeadLetters(files: OpenFiles, letters: readonly StoredDeadL
   }
   for (const group of byFile.values()) {
     files.write(group.file, (db) => {
+      completeLetterTable(db);
       for (const letter of group.letters) writeLetter(db, letter);
     });
   }
@@ -58,6 +73,8 @@ function writeLetter(db: SqliteFile, letter: StoredDeadLetter): void {
     letter.topic,
     encodePayload(letter.payload),
     letter.payloadBytes,
+    letter.typeVersion ?? null,
+    letter.attempt ?? null,
   );
 }
 
@@ -71,57 +88,53 @@ function decodePayload(stored: string | Uint8Array): string {
   return typeof stored === 'string' ? stored : Buffer.from(stored).toString('base64');
 }
 
-/** Newest first; at the same time the higher partition and offset first. */
+/** By received, then partition and offset; newest first unless told otherwise. */
 export function queryDeadLetters(
   files: OpenFiles,
   listed: readonly StoreFile[],
-  query: DeadLetterQuery,
+  page: DeadLetterPage,
 ): StoredDeadLetter[] {
-  const limit = query.limit ?? Number.POSITIVE_INFINITY;
+  const limit = page.limit ?? Number.POSITIVE_INFINITY;
   const found: StoredDeadLetter[] = [];
-  for (const file of overlapping(listed, 'deadletters', query).reverse()) {
+  const inOrder = overlapping(listed, 'deadletters', rangeOf(page));
+  if (page.oldestFirst !== true) inOrder.reverse();
+  for (const file of inOrder) {
     const left = limit - found.length;
     if (left <= 0) break;
-    const letters = files.read(file, (db) => fetchLetters(db, query, left));
+    const letters = files.read(file, (db) => fetchLetters(db, page, left));
     for (const letter of letters ?? []) found.push(letter);
   }
   return found;
 }
 
-function fetchLetters(db: SqliteFile, query: DeadLetterQuery, limit: number): StoredDeadLetter[] {
+/** The range without what lies before `after`. */
+function rangeOf({ from, to, after, oldestFirst }: DeadLetterPage): { from: number; to: number } {
+  if (after === undefined) return { from, to };
+  return oldestFirst === true
+    ? { from: Math.max(from, after.received), to }
+    : { from, to: Math.min(to, after.received + 1) };
+}
+
+function fetchLetters(db: SqliteFile, page: DeadLetterPage, limit: number): StoredDeadLetter[] {
+  const { after, oldestFirst = false } = page;
+  const order = oldestFirst ? 'ASC' : 'DESC';
   const sqlLimit = Number.isFinite(limit) ? limit : -1;
-  const rows = deviceFilters(query).flatMap((device) => {
-    const { where, params } = filter(query, device);
-    const sql = `SELECT * FROM letter WHERE ${where}
-      ORDER BY received DESC, partition DESC, offset DESC LIMIT ?`;
-    return db.all<StoredLetter>(sql, ...params, sqlLimit);
+  const behind =
+    after === undefined
+      ? ''
+      : `AND (received, partition, offset) ${oldestFirst ? '>' : '<'} (?, ?, ?)`;
+  const cursor = after === undefined ? [] : [after.received, after.partition, after.offset];
+  const rows = deviceFilters(page).flatMap((device) => {
+    const { where, params } = letterCondition({ ...page, ...rangeOf(page) }, device);
+    const sql = `SELECT * FROM ${letterTable(db)} WHERE ${where} AND purged IS NULL ${behind}
+      ORDER BY received ${order}, partition ${order}, offset ${order} LIMIT ?`;
+    return db.all<StoredLetter>(sql, ...params, ...cursor, sqlLimit);
   });
-  rows.sort((a, b) => b.received - a.received || b.partition - a.partition || b.offset - a.offset);
+  const sign = oldestFirst ? -1 : 1;
+  rows.sort(
+    (a, b) => sign * (b.received - a.received || b.partition - a.partition || b.offset - a.offset),
+  );
   return rows.slice(0, limit).map(toLetter);
-}
-
-/** Each device named, or once `undefined` for all devices. */
-function deviceFilters({ devices }: DeadLetterQuery): (string | undefined)[] {
-  return devices === undefined ? [undefined] : [...new Set(devices)];
-}
-
-/** One of four constant conditions with its parameters. */
-function filter(
-  { tenant, code, from, to }: DeadLetterQuery,
-  device: string | undefined,
-): { where: string; params: (string | number)[] } {
-  let where = 'tenant = ?';
-  const params: (string | number)[] = [tenant];
-  if (device !== undefined) {
-    where += ' AND device = ?';
-    params.push(device);
-  }
-  if (code !== undefined) {
-    where += ' AND code = ?';
-    params.push(code);
-  }
-  params.push(from, to);
-  return { where: `${where} AND received >= ? AND received < ?`, params };
 }
 
 function toLetter(row: StoredLetter): StoredDeadLetter {
@@ -141,21 +154,66 @@ function toLetter(row: StoredLetter): StoredDeadLetter {
   if (row.path !== null) letter.path = row.path;
   if (row.expected !== null) letter.expected = row.expected;
   if (row.actual !== null) letter.actual = row.actual;
+  if (row.type_version !== null) letter.typeVersion = row.type_version;
+  if (row.attempt !== null) letter.attempt = row.attempt;
+  if (row.replayed !== null) letter.replayed = row.replayed;
   return letter;
 }
 
-/** Counts by device and code, ordered by both; `limit` does not apply. */
-export function countDeadLetters(
+/** Ordered by device, code, type, version. */
+export function groupDeadLetters(
   files: OpenFiles,
   listed: readonly StoreFile[],
   query: DeadLetterQuery,
+): DeadLetterGroup[] {
+  const groups = new Map<string, DeadLetterGroup>();
+  for (const file of overlapping(listed, 'deadletters', query)) {
+    files.read(file, (db) => {
+      for (const device of deviceFilters(query)) {
+        const { where, params } = letterCondition(query, device);
+        const sql = `SELECT device, code, type, coalesce(type_version, '') AS typeVersion,
+            count(*) AS count, sum(replayed IS NULL) AS open,
+            min(received) AS oldest, max(received) AS newest
+          FROM ${letterTable(db)} WHERE ${where} AND purged IS NULL
+          GROUP BY device, code, type, typeVersion`;
+        for (const row of db.all<DeadLetterGroup>(sql, ...params)) addGroup(groups, row);
+      }
+    });
+  }
+  return [...groups.values()].sort(
+    (a, b) =>
+      compareText(a.device, b.device) ||
+      compareText(a.code, b.code) ||
+      compareText(a.type, b.type) ||
+      compareText(a.typeVersion, b.typeVersion),
+  );
+}
+
+function addGroup(groups: Map<string, DeadLetterGroup>, row: DeadLetterGroup): void {
+  const key = JSON.stringify([row.device, row.code, row.type, row.typeVersion]);
+  const known = groups.get(key);
+  if (known === undefined) {
+    groups.set(key, { ...row });
+    return;
+  }
+  known.count += row.count;
+  known.open += row.open;
+  known.oldest = Math.min(known.oldest, row.oldest);
+  known.newest = Math.max(known.newest, row.newest);
+}
+
+/** Counts by device and code, ordered by both, whatever became of the letters; `limit` does not apply. */
+export function countDeadLetters(
+  files: OpenFiles,
+  listed: readonly StoreFile[],
+  { state: _, ...query }: DeadLetterQuery,
 ): { device: string; code: string; count: number }[] {
   const counts = new Map<string, Map<string, number>>();
   for (const file of overlapping(listed, 'deadletters', query)) {
     files.read(file, (db) => {
       for (const filtered of deviceFilters(query)) {
-        const { where, params } = filter(query, filtered);
-        const sql = `SELECT device, code, count(*) AS count FROM letter WHERE ${where}
+        const { where, params } = letterCondition(query, filtered);
+        const sql = `SELECT device, code, count(*) AS count FROM ${letterTable(db)} WHERE ${where}
           GROUP BY device, code`;
         const rows = db.all<{ device: string; code: string; count: number }>(sql, ...params);
         for (const { device, code, count } of rows) {

@@ -17,6 +17,14 @@ export const SOURCE_TABLE = `CREATE TABLE IF NOT EXISTS source(
   consumer TEXT, partition INTEGER, source TEXT, number INTEGER NOT NULL,
   PRIMARY KEY(consumer, partition, source)) WITHOUT ROWID;`;
 
+/** Came later than version 1: files of the first release get them when they are next written. */
+export const LETTER_COLUMNS = [
+  'type_version TEXT',
+  'attempt INTEGER',
+  'replayed INTEGER',
+  'purged INTEGER',
+] as const;
+
 /** `value`-like columns have no type: a typed REAL column would store -0.0 as 0 (measured). */
 export const SCHEMA: Record<FileKind, string> = {
   raw: `${META} ${DEVICE}
@@ -44,6 +52,7 @@ export const SCHEMA: Record<FileKind, string> = {
       tenant TEXT NOT NULL, device TEXT NOT NULL, type TEXT NOT NULL, received INTEGER NOT NULL,
       code TEXT NOT NULL, message TEXT NOT NULL, path TEXT, expected TEXT, actual TEXT,
       topic TEXT NOT NULL, payload NOT NULL, payload_bytes INTEGER NOT NULL,
+      ${LETTER_COLUMNS.join(', ')},
       UNIQUE(partition, offset));
     CREATE INDEX letter_by_time ON letter(tenant, received);
     CREATE INDEX letter_by_code ON letter(tenant, code, received);

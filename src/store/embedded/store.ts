@@ -2,8 +2,12 @@ import { mkdirSync } from 'node:fs';
 import { type Clock, systemClock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome, RollupRow } from '../../core/nouns.ts';
 import type {
+  DeadLetterGroup,
+  DeadLetterPage,
   DeadLetterQuery,
+  DevicePurge,
   LedgerQuery,
+  LetterMark,
   Progress,
   RangeQuery,
   RefusedReading,
@@ -13,7 +17,12 @@ import type {
   StoredDeadLetter,
   StoredReading,
 } from '../contract.ts';
-import { countDeadLetters, queryDeadLetters, writeDeadLetters } from './dead-letters.ts';
+import {
+  countDeadLetters,
+  groupDeadLetters,
+  queryDeadLetters,
+  writeDeadLetters,
+} from './dead-letters.ts';
 import { LEDGER_FILE, listFiles, type StoreFile } from './files.ts';
 import { addLatest, latestReadings } from './latest.ts';
 import {
@@ -23,6 +32,7 @@ import {
   queryPosition,
   querySources,
 } from './ledger.ts';
+import { markDeadLetters, purgeDeadLetters } from './letter-changes.ts';
 import { OpenFiles } from './open-files.ts';
 import { countReadings, queryReadings } from './raw-reader.ts';
 import { writeReadings } from './raw-writer.ts';
@@ -105,6 +115,16 @@ class EmbeddedStore implements Store {
     writeDeadLetters(this.files, letters);
   }
 
+  async markDeadLetters(marks: readonly LetterMark[]): Promise<void> {
+    this.assertWritable();
+    markDeadLetters(this.dir, this.files, marks);
+  }
+
+  async purgeDeadLetters(purge: DevicePurge): Promise<void> {
+    this.assertWritable();
+    purgeDeadLetters(this.dir, this.files, purge);
+  }
+
   /** @throws RangeError for a window that is not configured; nothing is written then. */
   async writeRollups(rows: readonly RollupRow[]): Promise<void> {
     this.assertWritable();
@@ -148,8 +168,12 @@ class EmbeddedStore implements Store {
       : latestReadings(this.files, files, tenant, devices);
   }
 
-  async deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]> {
+  async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {
     return queryDeadLetters(this.files, this.list(), query);
+  }
+
+  async groupDeadLetters(query: DeadLetterQuery): Promise<DeadLetterGroup[]> {
+    return groupDeadLetters(this.files, this.list(), query);
   }
 
   async countDeadLetters(

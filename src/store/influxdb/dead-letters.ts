@@ -1,82 +1,135 @@
-import type { DeadLetterQuery, StoredDeadLetter } from '../contract.ts';
+import type {
+  DeadLetterGroup,
+  DeadLetterPage,
+  DeadLetterQuery,
+  StoredDeadLetter,
+} from '../contract.ts';
 import { chunks, FluxQuery, parseTime } from './flux.ts';
+import {
+  ATTEMPT_FIELD,
+  LETTER_FIELD,
+  LETTER_MEASUREMENT,
+  type LetterPoint,
+  letterSeries,
+  letterTime,
+  MESSAGE_FIELD,
+  OFFSET_FIELD,
+  PURGED_FIELD,
+  REPLAYED_FIELD,
+} from './letter-point.ts';
 import { decodeTag, encodeTag, isLegalName, textValue } from './line-protocol.ts';
 import { isExpired, type LineWriter } from './line-writer.ts';
 import { place, type Queries } from './queries.ts';
 import { DEVICES_PER_QUERY, deviceCondition } from './raw-times.ts';
 
-export const LETTER_MEASUREMENT = 'dead_letter';
-/** Everything that is no tag, in JSON. */
-const LETTER_FIELD = 'letter';
-/** Small, for counting and sorting. */
-const OFFSET_FIELD = 'offset';
-
-/** The ns within a ms tell letters of one device and time apart: the last digits of their offset. */
-const NS_PER_MS = 1_000_000;
-
+/** What is there already, with its marks, stays as it is: the same point gets the same fields. */
 export async function writeDeadLetters(
   lines: LineWriter,
   bucket: string,
   letters: readonly StoredDeadLetter[],
 ): Promise<void> {
   const latest = new Map(letters.map((one) => [`${one.partition}/${one.offset}`, one]));
-  const written = [...latest.values()];
-  const rejected = await lines.write(bucket, 'ns', written.map(letterLine));
+  const points = [...latest.values()];
+  await writePoints(lines, bucket, points, points.map(letterLine));
+}
+
+/** Throws when the database refuses one that retention would keep. */
+export async function writePoints(
+  lines: LineWriter,
+  bucket: string,
+  points: readonly LetterPoint[],
+  texts: readonly string[],
+): Promise<void> {
+  const rejected = await lines.write(bucket, 'ns', texts);
   const fault = rejected.find((one) => !isExpired(one));
   if (fault === undefined) return;
-  const { partition, offset } = written[fault.index] ?? {};
+  const { partition, offset } = points[fault.index] ?? {};
   throw new Error(`InfluxDB refuses the dead letter ${partition}/${offset}: ${fault.message}`);
 }
 
 function letterLine(letter: StoredDeadLetter): string {
-  const { tenant, device, code, partition, offset, received, ...rest } = letter;
+  const { tenant, device, code, partition, offset, received, replayed: _, ...rest } = letter;
   if (!isLegalName(tenant) || !isLegalName(device)) {
     throw new RangeError(`${tenant}/${device} is no legal name of a device`);
   }
   const text = JSON.stringify(rest).replaceAll('\u007f', '\\u007f');
-  // InfluxDB knows no empty tags.
-  const ofCode = code === '' ? '' : `code=${encodeTag(code)},`;
-  const tags = `${ofCode}device=${device},partition=${partition},tenant=${tenant}`;
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a table in a chart shows plain text
   const message = letter.message.toWellFormed().replaceAll(/[\u0000-\u001f\u007f]/g, ' ');
-  const fields = `${LETTER_FIELD}=${textValue(text)},message=${textValue(message)},${OFFSET_FIELD}=${offset}i`;
-  const ns = String(offset % NS_PER_MS).padStart(6, '0');
-  return `${LETTER_MEASUREMENT},${tags} ${fields} ${received}${ns}`;
+  const fields = [
+    `${LETTER_FIELD}=${textValue(text)}`,
+    `${MESSAGE_FIELD}=${textValue(message)}`,
+    `${OFFSET_FIELD}=${offset}i`,
+  ];
+  return `${letterSeries(letter)} ${fields.join(',')} ${letterTime(letter)}`;
 }
 
-/** Newest first; at the same time the higher partition and offset first. */
+/** By received, then partition and offset; newest first unless told otherwise. */
 export async function queryDeadLetters(
   queries: Queries,
   bucket: string,
-  query: DeadLetterQuery,
+  { after, ...page }: DeadLetterPage,
 ): Promise<StoredDeadLetter[]> {
-  const { limit } = query;
-  if (isEmpty(query) || limit === 0) return [];
+  if (after === undefined) return queryPage(queries, bucket, page);
+  const { received } = after;
+  const sign = page.oldestFirst === true ? 1 : -1;
+  // All of that ms: a limit could be used up by those that are not behind `after`.
+  const { limit, ...all } = page;
+  const sameTime = await queryPage(queries, bucket, { ...all, from: received, to: received + 1 });
+  const isWithin = received >= page.from && received < page.to;
+  const behind = sameTime.filter((one) => isWithin && sign * inTime(one, after) > 0);
+  if (limit !== undefined && behind.length >= limit) return behind.slice(0, limit);
+  const rest = await queryPage(queries, bucket, {
+    ...page,
+    ...(sign > 0
+      ? { from: Math.max(page.from, received + 1) }
+      : { to: Math.min(page.to, received) }),
+    ...(limit !== undefined && { limit: limit - behind.length }),
+  });
+  return [...behind, ...rest];
+}
+
+type Place = Pick<StoredDeadLetter, 'received' | 'partition' | 'offset'>;
+
+function inTime(a: Place, b: Place): number {
+  return a.received - b.received || a.partition - b.partition || a.offset - b.offset;
+}
+
+async function queryPage(
+  queries: Queries,
+  bucket: string,
+  page: Omit<DeadLetterPage, 'after'>,
+): Promise<StoredDeadLetter[]> {
+  const { limit, oldestFirst = false } = page;
+  if (isEmpty(page) || limit === 0) return [];
   const found: StoredDeadLetter[] = [];
-  for (const devices of deviceParts(query)) {
-    const from =
-      limit === undefined ? query.from : await timeOfLast(queries, bucket, query, devices, limit);
-    if (from === undefined) continue;
-    const letters = await fetchLetters(queries, bucket, { ...query, from }, devices);
+  for (const devices of deviceParts(page)) {
+    const last =
+      limit === undefined ? undefined : await timeOfLast(queries, bucket, page, devices, limit);
+    if (limit !== undefined && last === undefined) continue;
+    const part = { ...page };
+    if (last !== undefined && oldestFirst) part.to = Math.min(page.to, last + 1);
+    else if (last !== undefined) part.from = last;
+    const letters = await fetchLetters(queries, bucket, part, devices);
     for (const letter of letters) found.push(letter);
   }
-  found.sort((a, b) => b.received - a.received || b.partition - a.partition || b.offset - a.offset);
+  found.sort(oldestFirst ? inTime : (a, b) => inTime(b, a));
   return limit === undefined ? found : found.slice(0, limit);
 }
 
-/** Gateway time of the last letter within the limit, from the small field: letters themselves are large. */
+/** Gateway time of the last letter within the limit, from small fields: letters themselves are large. */
 async function timeOfLast(
   queries: Queries,
   bucket: string,
-  letters: DeadLetterQuery,
+  page: Omit<DeadLetterPage, 'after'>,
   devices: readonly string[] | undefined,
   limit: number,
 ): Promise<number | undefined> {
   const query = new FluxQuery();
-  query.flux = `${select(query, bucket, letters, devices, OFFSET_FIELD)}
+  const descending = page.oldestFirst === true ? 'false' : 'true';
+  query.flux = `${selectKept(query, bucket, page, devices, [OFFSET_FIELD])}
     |> keep(columns: ["_time"])
     |> group()
-    |> sort(columns: ["_time"], desc: true)
+    |> sort(columns: ["_time"], desc: ${descending})
     |> limit(n: ${query.int(limit)})`;
   const times = await queries.rows(query, (columns) => {
     const time = place(columns, '_time');
@@ -92,31 +145,92 @@ async function fetchLetters(
   devices: readonly string[] | undefined,
 ): Promise<StoredDeadLetter[]> {
   const query = new FluxQuery();
-  query.flux = `${select(query, bucket, letters, devices, undefined)}
-    |> filter(fn: (r) => r._field == ${query.text(LETTER_FIELD)} or r._field == ${query.text(OFFSET_FIELD)})
-    |> drop(columns: ["_start", "_stop", "_measurement", "tenant"])
-    |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")`;
+  query.flux = selectKept(query, bucket, letters, devices, [
+    LETTER_FIELD,
+    OFFSET_FIELD,
+    ATTEMPT_FIELD,
+  ]);
   return queries.rows(query, (columns) => {
     const [time, device] = [place(columns, '_time'), place(columns, 'device')];
     const code = columns.indexOf('code');
-    const [partition, text, offset] = [
-      place(columns, 'partition'),
-      place(columns, LETTER_FIELD),
-      place(columns, OFFSET_FIELD),
-    ];
-    return (cells) => ({
-      ...(JSON.parse(cells[text] ?? '') as Omit<StoredDeadLetter, 'tenant' | 'device' | 'code'>),
-      tenant: letters.tenant,
-      device: cells[device] ?? '',
-      code: decodeTag(cells[code] ?? ''),
-      received: parseTime(cells[time] ?? '').ms,
-      partition: Number(cells[partition]),
-      offset: Number(cells[offset]),
-    });
+    const [partition, offset] = [place(columns, 'partition'), place(columns, OFFSET_FIELD)];
+    const text = columns.indexOf(LETTER_FIELD);
+    const [attempt, replayed] = [columns.indexOf(ATTEMPT_FIELD), columns.indexOf(REPLAYED_FIELD)];
+    return (cells) => {
+      const letter: StoredDeadLetter = {
+        ...(JSON.parse(cells[text] ?? '') as Omit<StoredDeadLetter, 'tenant' | 'device' | 'code'>),
+        tenant: letters.tenant,
+        device: cells[device] ?? '',
+        code: decodeTag(cells[code] ?? ''),
+        received: parseTime(cells[time] ?? '').ms,
+        partition: Number(cells[partition]),
+        offset: Number(cells[offset]),
+      };
+      const attempts = Math.max(letter.attempt ?? 0, Number(cells[attempt] ?? ''));
+      if (attempts > 0) letter.attempt = attempts;
+      if ((cells[replayed] ?? '') !== '') letter.replayed = Number(cells[replayed]);
+      return letter;
+    };
   });
 }
 
-/** Counts by device and code, ordered by both; `limit` does not apply. */
+/** Ordered by device, code, type, version. */
+export async function groupDeadLetters(
+  queries: Queries,
+  bucket: string,
+  letters: DeadLetterQuery,
+): Promise<DeadLetterGroup[]> {
+  if (isEmpty(letters)) return [];
+  const groups: DeadLetterGroup[] = [];
+  for (const devices of deviceParts(letters)) {
+    const query = new FluxQuery();
+    query.flux = `${selectKept(query, bucket, letters, devices, [OFFSET_FIELD])}
+      |> group(columns: ["device", "code", "type", "type_version"])
+      |> reduce(
+        identity: {count: 0, open: 0, oldest: ${query.int(Number.MAX_SAFE_INTEGER)}, newest: 0},
+        fn: (r, accumulator) => {
+          ms = int(v: r._time) / 1000000
+          return {
+            count: accumulator.count + 1,
+            open: accumulator.open + (if exists r.${REPLAYED_FIELD} then 0 else 1),
+            oldest: if ms < accumulator.oldest then ms else accumulator.oldest,
+            newest: if ms > accumulator.newest then ms else accumulator.newest,
+          }
+        },
+      )`;
+    const rows = await queries.rows(query, (columns) => {
+      const at = (name: string) => columns.indexOf(name);
+      const [device, code, type, version] = [
+        at('device'),
+        at('code'),
+        at('type'),
+        at('type_version'),
+      ];
+      const [count, open] = [place(columns, 'count'), place(columns, 'open')];
+      const [oldest, newest] = [place(columns, 'oldest'), place(columns, 'newest')];
+      return (cells) => ({
+        device: cells[device] ?? '',
+        code: decodeTag(cells[code] ?? ''),
+        type: decodeTag(cells[type] ?? ''),
+        typeVersion: decodeTag(cells[version] ?? ''),
+        count: Number(cells[count]),
+        open: Number(cells[open]),
+        oldest: Number(cells[oldest]),
+        newest: Number(cells[newest]),
+      });
+    });
+    for (const row of rows) groups.push(row);
+  }
+  return groups.sort(
+    (a, b) =>
+      compare(a.device, b.device) ||
+      compare(a.code, b.code) ||
+      compare(a.type, b.type) ||
+      compare(a.typeVersion, b.typeVersion),
+  );
+}
+
+/** Counts by device and code, ordered by both, whatever became of the letters; `limit` does not apply. */
 export async function countDeadLetters(
   queries: Queries,
   bucket: string,
@@ -126,7 +240,7 @@ export async function countDeadLetters(
   if (isEmpty(letters)) return [];
   for (const devices of deviceParts(letters)) {
     const query = new FluxQuery();
-    query.flux = `${select(query, bucket, letters, devices, OFFSET_FIELD)}
+    query.flux = `${select(query, bucket, letters, devices, [OFFSET_FIELD])}
       |> count()
       |> keep(columns: ["_value", "device", "code", "partition"])`;
     const rows = await queries.rows(query, (columns) => {
@@ -159,19 +273,41 @@ function deviceParts({ devices }: DeadLetterQuery): (readonly string[] | undefin
   return devices === undefined ? [undefined] : chunks([...new Set(devices)], DEVICES_PER_QUERY);
 }
 
+/** The points, of the named fields alone. */
 function select(
   query: FluxQuery,
   bucket: string,
-  { tenant, code, from, to }: DeadLetterQuery,
+  { tenant, code, type, typeVersion, from, to }: DeadLetterQuery,
   devices: readonly string[] | undefined,
-  field: string | undefined,
+  fields: readonly string[],
 ): string {
-  const onlyCode = code === undefined ? '' : ` and r.code == ${query.text(encodeTag(code))}`;
-  const onlyField = field === undefined ? '' : ` and r._field == ${query.text(field)}`;
+  let conditions = '';
+  for (const [tag, value] of Object.entries({ code, type, type_version: typeVersion })) {
+    if (value === '') conditions += ` and not exists r.${tag}`;
+    else if (value !== undefined) conditions += ` and r.${tag} == ${query.text(encodeTag(value))}`;
+  }
   return `from(bucket: ${query.text(bucket)})
     |> range(start: ${query.time(from)}, stop: ${query.time(to)})
     |> filter(fn: (r) => r._measurement == ${query.text(LETTER_MEASUREMENT)}
-      and r.tenant == ${query.text(tenant)}${onlyCode}${onlyField}${deviceCondition(query, devices)})`;
+      and r.tenant == ${query.text(tenant)}${conditions} and ${query.anyOf('_field', fields)}${deviceCondition(query, devices)})`;
+}
+
+/** One row for each letter that was not purged and has the state that is asked for. */
+function selectKept(
+  query: FluxQuery,
+  bucket: string,
+  letters: DeadLetterQuery,
+  devices: readonly string[] | undefined,
+  fields: readonly string[],
+): string {
+  const { state } = letters;
+  const ofState =
+    state === undefined ? '' : ` and ${state === 'open' ? 'not ' : ''}exists r.${REPLAYED_FIELD}`;
+  // A mark whose letter is gone has no offset.
+  return `${select(query, bucket, letters, devices, [...fields, REPLAYED_FIELD, PURGED_FIELD])}
+    |> drop(columns: ["_start", "_stop", "_measurement", "tenant"])
+    |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")
+    |> filter(fn: (r) => exists r.${OFFSET_FIELD} and not exists r.${PURGED_FIELD}${ofState})`;
 }
 
 function compare(a: string, b: string): number {

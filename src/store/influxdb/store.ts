@@ -2,8 +2,12 @@ import type { Clock } from '../../core/clock.ts';
 import { systemClock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome, RollupRow } from '../../core/nouns.ts';
 import type {
+  DeadLetterGroup,
+  DeadLetterPage,
   DeadLetterQuery,
+  DevicePurge,
   LedgerQuery,
+  LetterMark,
   Progress,
   RangeQuery,
   RefusedReading,
@@ -15,7 +19,12 @@ import type {
 } from '../contract.ts';
 import { type BucketNames, bucketNames, ensureBuckets } from './buckets.ts';
 import { Connection } from './connection.ts';
-import { countDeadLetters, queryDeadLetters, writeDeadLetters } from './dead-letters.ts';
+import {
+  countDeadLetters,
+  groupDeadLetters,
+  queryDeadLetters,
+  writeDeadLetters,
+} from './dead-letters.ts';
 import { messageOf } from './errors.ts';
 import {
   LedgerWriter,
@@ -24,6 +33,7 @@ import {
   queryLedgerTotals,
   querySources,
 } from './ledger.ts';
+import { markDeadLetters, purgeDeadLetters } from './letter-changes.ts';
 import { LineWriter } from './line-writer.ts';
 import { Queries } from './queries.ts';
 import { RawKeys } from './raw-keys.ts';
@@ -216,6 +226,16 @@ class InfluxStore implements Store {
     await writeDeadLetters(this.lines, this.names.deadLetters, letters);
   }
 
+  async markDeadLetters(marks: readonly LetterMark[]): Promise<void> {
+    this.assertWritable();
+    await markDeadLetters(this.lines, this.names.deadLetters, marks);
+  }
+
+  async purgeDeadLetters(purge: DevicePurge): Promise<void> {
+    this.assertWritable();
+    await purgeDeadLetters(this.queries, this.lines, this.names.deadLetters, purge);
+  }
+
   /** @throws RangeError for a window that is not configured; nothing is written then. */
   async writeRollups(rows: readonly RollupRow[]): Promise<void> {
     this.assertWritable();
@@ -266,9 +286,14 @@ class InfluxStore implements Store {
     return latestTimes(this.queries, this.names.raw, tenant, [...new Set(devices)]);
   }
 
-  async deadLetters(query: DeadLetterQuery): Promise<StoredDeadLetter[]> {
+  async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {
     this.assertOpen();
     return queryDeadLetters(this.queries, this.names.deadLetters, query);
+  }
+
+  async groupDeadLetters(query: DeadLetterQuery): Promise<DeadLetterGroup[]> {
+    this.assertOpen();
+    return groupDeadLetters(this.queries, this.names.deadLetters, query);
   }
 
   async countDeadLetters(
