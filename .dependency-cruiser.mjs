@@ -14,6 +14,7 @@ parseSync('export type Probe = 1;', { syntax: 'typescript' });
 
 /** What a room on the path may see of another: types without an implementation, and the wire form. */
 const LOG_DOOR = '^src/log/(contract|record)[.]ts$';
+const GATEWAY_DOOR = '^src/gateway/contract[.]ts$';
 const STORE_DOOR = '^src/store/contract[.]ts$';
 const ROLLUP_DOOR = '^src/rollup/aggregate[.]ts$';
 const COUNTERS = '^src/ops/counters[.]ts$';
@@ -71,7 +72,7 @@ export default {
     ),
     room(
       'ops',
-      [STORE_DOOR, LOG_DOOR, ROLLUP_DOOR],
+      [GATEWAY_DOOR, STORE_DOOR, LOG_DOOR, ROLLUP_DOOR],
       'Metrics, health and the ledger read through contracts.',
     ),
     room(
@@ -81,7 +82,7 @@ export default {
     ),
     room(
       'http',
-      [STORE_DOOR, LOG_DOOR, ROLLUP_DOOR, '^src/(reports|ops|jobs)/'],
+      [GATEWAY_DOOR, STORE_DOOR, LOG_DOOR, ROLLUP_DOOR, '^src/(reports|ops|jobs)/'],
       'The API serves reports, jobs and operations.',
     ),
     {

@@ -106,7 +106,10 @@ export async function startSpillway(
     gateway?.sendCommand(tenant, device, payload) === true;
   const commands = isShared ? sharedCommands(config, logger, sendHere) : localCommands(sendHere);
   const processId = isShared ? spoolName(config) : '';
-  http = await startHttp({ config, status: status(), processId }, logger, commands.send);
+  http = await startHttp({ config, status: status(), processId }, logger, {
+    command: commands.send,
+    appender,
+  });
   const { port: httpPort, post } = http;
   if (has('gateway')) {
     gateway = await openGateway({

@@ -1,6 +1,7 @@
 import { hostname } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { Registry as MetricsRegistry } from 'prom-client';
+import type { AppendFailure } from './app/append-for.ts';
 import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
@@ -8,11 +9,13 @@ import { SpillwayError } from './core/errors.ts';
 import { secretOf } from './engines/secret-file.ts';
 import { openConsumer, openRegistry, openStore } from './engines.ts';
 import { createHttpServer } from './http/server.ts';
+import type { AppendRequest } from './log/contract.ts';
 import { releaseMemory } from './memory.ts';
 import type { LiveStatus } from './ops/counters.ts';
 import { httpMetrics, MetricsHub, type MetricsMessage } from './ops/metrics-hub.ts';
 import { eventLoopMetrics } from './ops/thread-metrics.ts';
 import { type ProcessStatus, wholeStatus } from './ops/whole-status.ts';
+import { Asking } from './thread-asking.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of HTTP: it reads the store beside its writer, so that no flood of messages reaches it. */
@@ -22,17 +25,24 @@ export type ToHttp =
   | MetricsMessage
   | { kind: 'types'; types: Config['types'] }
   | { kind: 'commandResult'; id: number; sent: boolean }
+  | { kind: 'appended'; id: number; failed: AppendFailure | undefined }
   | { kind: 'stop' };
 
 export type FromHttp =
   | LogLine
   | { kind: 'listening'; port: number }
   | { kind: 'failed'; code: string | undefined; message: string }
-  | { kind: 'command'; id: number; tenant: string; device: string; payload: string };
+  | { kind: 'command'; id: number; tenant: string; device: string; payload: string }
+  | { kind: 'append'; id: number; request: AppendRequest };
 
 const COMMAND_TIMEOUT_MS = 2_000;
 const COMMANDS_MAX = 1_000;
 const METRICS_TOKEN_CHARS_MIN = 20;
+const APPENDS_MAX = 100;
+const TOO_MANY_APPENDS: AppendFailure = {
+  code: 'LOG_SATURATED',
+  message: 'too many appends wait',
+};
 /** Without news from the main thread for so long, readiness is no longer believed. */
 const STATUS_STALE_MS = 10_000;
 
@@ -41,35 +51,6 @@ export interface HttpThreadData {
   status: LiveStatus;
   /** This process among others. */
   processId: string;
-}
-
-/** Commands on their way to the main thread, which holds the connections. */
-class Commands {
-  private readonly waiting = new Map<number, (sent: boolean) => void>();
-  private readonly post: (message: FromHttp) => void;
-  private nextId = 1;
-
-  constructor(post: (message: FromHttp) => void) {
-    this.post = post;
-  }
-
-  send(tenant: string, device: string, payload: string): Promise<boolean> {
-    if (this.waiting.size >= COMMANDS_MAX) return Promise.resolve(false);
-    const id = this.nextId++;
-    return new Promise((resolve) => {
-      const late = setTimeout(() => this.settle(id, false), COMMAND_TIMEOUT_MS);
-      this.waiting.set(id, (sent) => {
-        clearTimeout(late);
-        resolve(sent);
-      });
-      this.post({ kind: 'command', id, tenant, device, payload });
-    });
-  }
-
-  settle(id: number, sent: boolean): void {
-    this.waiting.get(id)?.(sent);
-    this.waiting.delete(id);
-  }
 }
 
 /** Throws CONFIG_INVALID. */
@@ -100,7 +81,8 @@ if (parentPort !== null) {
     const own = new MetricsRegistry();
     eventLoopMetrics(own, 'http');
     const hub = new MetricsHub({ own });
-    const commands = new Commands(post);
+    const commands = new Asking<boolean>(COMMANDS_MAX);
+    const appends = new Asking<AppendFailure | undefined>(APPENDS_MAX);
     const types = deviceTypes(config);
     let status = first;
     let statusAt = performance.now();
@@ -120,7 +102,24 @@ if (parentPort !== null) {
           ? status
           : wholeStatus({ id, host: hostname(), at: Date.now(), status }, others),
       metrics: () => hub.text(),
-      sendCommand: (tenant, device, payload) => commands.send(tenant, device, payload),
+      sendCommand: (tenant, device, payload) =>
+        commands.ask(
+          (id) => post({ kind: 'command', id, tenant, device, payload }),
+          false,
+          COMMAND_TIMEOUT_MS,
+        ),
+      async examine(definitions) {
+        const { openExaminer } = await import('./engines/examiner.ts');
+        return openExaminer(config, registry, types, definitions);
+      },
+      // Without a time-out: a log that gets full keeps what it took until there is space.
+      async append(request) {
+        const failed = await appends.ask(
+          (id) => post({ kind: 'append', id, request }),
+          TOO_MANY_APPENDS,
+        );
+        if (failed !== undefined) throw new SpillwayError(failed.code, failed.message);
+      },
       devices: (tenant) => registry.devices(tenant),
       observe: httpMetrics(own),
       clock: systemClock,
@@ -134,6 +133,7 @@ if (parentPort !== null) {
       } else if (message.kind === 'types') replaceTypes(types, message.types);
       else if (message.kind === 'metrics') hub.accept(message.source, message.metrics);
       else if (message.kind === 'commandResult') commands.settle(message.id, message.sent);
+      else if (message.kind === 'appended') appends.settle(message.id, message.failed);
       else {
         void server.close().then(async () => {
           await data?.store.close();

@@ -2,7 +2,9 @@ import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
 import { type ErrorCode, SpillwayError } from '../core/errors.ts';
 import type { FromHttp, HttpThreadData, ToHttp } from '../http-thread.ts';
+import type { LogAppender } from '../log/contract.ts';
 import { logLine } from '../logging.ts';
+import { appendFor } from './append-for.ts';
 
 export interface HttpHandle {
   port: number;
@@ -10,11 +12,17 @@ export interface HttpHandle {
   stop(): Promise<void>;
 }
 
-/** Runs the thread of HTTP. `command` resolves to true when a command is on its way to its device. */
+export interface HttpServices {
+  /** Resolves to true when a command is on its way to its device. */
+  command(tenant: string, device: string, payload: string): Promise<boolean>;
+  appender: LogAppender;
+}
+
+/** Runs the thread of HTTP. */
 export async function startHttp(
   workerData: HttpThreadData,
   logger: Logger,
-  command: (tenant: string, device: string, payload: string) => Promise<boolean>,
+  { command, appender }: HttpServices,
 ): Promise<HttpHandle> {
   const worker = new Worker(new URL('../http-thread.ts', import.meta.url), {
     workerData,
@@ -36,6 +44,10 @@ export async function startHttp(
         reject(new SpillwayError((message.code ?? 'LISTEN_FAILED') as ErrorCode, message.message));
       } else if (message.kind === 'log') logLine(logger, 'http', message);
       else if (message.kind === 'command') void answer(message);
+      else if (message.kind === 'append') {
+        const { id, request } = message;
+        appendFor(appender, request, (failed) => post({ kind: 'appended', id, failed }));
+      }
     });
   });
   return {

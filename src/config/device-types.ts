@@ -2,8 +2,6 @@ import { createHash } from 'node:crypto';
 import type { DeviceType } from '../core/nouns.ts';
 import type { Config } from './schema.ts';
 
-export type TypeDefinition = Config['types'][string];
-
 /** The device types of the configuration, by name. */
 export function deviceTypes(config: Pick<Config, 'types'>): Map<string, DeviceType> {
   return new Map(
@@ -17,7 +15,7 @@ export function replaceTypes(types: Map<string, DeviceType>, configured: Config[
   for (const [name, type] of deviceTypes({ types: configured })) types.set(name, type);
 }
 
-export function deviceType(name: string, definition: TypeDefinition): DeviceType {
+function deviceType(name: string, definition: Config['types'][string]): DeviceType {
   return {
     name,
     version: createHash('sha256').update(canonical(definition)).digest('hex').slice(0, 8),

@@ -118,6 +118,7 @@ export interface LetterPurge {
   code?: string;
   type?: string;
   typeVersion?: string;
+  state?: 'open' | 'replayed';
   /** These alone, as `[partition, offset]`. */
   letters?: [partition: number, offset: number][];
 }

@@ -41,7 +41,7 @@ export interface IngestOptions {
 
 export type Done = (error: Error | null) => void;
 
-const CODEC: Codec = jsonCodec;
+export const CODEC: Codec = jsonCodec;
 const SHED_FLUSH_MS = 1_000;
 /** Different (device, reason) pairs that wait for their shed record; beyond, the device's name is dropped. */
 const SHED_KEYS_MAX = 10_000;

@@ -2,8 +2,10 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import type { DeviceType } from '../core/nouns.ts';
+import type { Examine } from '../gateway/contract.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { LiveStatus } from '../ops/counters.ts';
+import type { Append } from '../ops/letters/letter.ts';
 import type { WholeStatus } from '../ops/whole-status.ts';
 import type { StoreReader } from '../store/contract.ts';
 import type { Need, Rights, TokenVerifier } from './access.ts';
@@ -26,6 +28,10 @@ export interface HttpOptions {
   metrics: () => Promise<string>;
   /** Sends a JSON text to a device; false when the device is not connected. */
   sendCommand?: (tenant: string, device: string, payload: string) => Promise<boolean>;
+  /** The gateway's checks, with other definitions of some types as they would stand in the configuration. */
+  examine?: (definitions?: unknown) => Promise<Examine>;
+  /** Appends to the log. */
+  append?: Append;
   /** Devices that are registered, so that those without data are listed too. */
   devices?: (tenant?: string) => readonly { tenant: string; device: string; type: string }[];
   /** Called for each answer with the route's pattern and the status. */

@@ -26,6 +26,7 @@ const STATUS: Partial<Record<ErrorCode, number>> = {
   FORBIDDEN: 403,
   NOT_FOUND: 404,
   DEVICE_UNKNOWN: 404,
+  REPLAY_RUNNING: 409,
   // The request is well-formed, its answer is what is too large.
   QUERY_TOO_LARGE: 422,
 };

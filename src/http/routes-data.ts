@@ -11,11 +11,11 @@ import { FORMATS, type Format, type Query } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
 import { requireOperator, tenantOf } from './access.ts';
 import { type DataContext, parametersOf } from './context.ts';
-import { deadLetterQuery, flag, only, timeRange } from './data-parameters.ts';
+import { flag, only, timeRange } from './data-parameters.ts';
 import { listDevices, TenantList } from './device-list.ts';
 import { HttpError } from './errors.ts';
 
-/** The data of tenants: query, devices, dead letters, audit, commands. */
+/** The data of tenants: query, devices, audit, commands. */
 
 export function dataRoutes(app: FastifyInstance, context: DataContext): void {
   const { config, store, consumer, clock } = context;
@@ -49,24 +49,6 @@ export function dataRoutes(app: FastifyInstance, context: DataContext): void {
     return context.queries.run(async () =>
       listDevices(context, tenant === undefined ? await tenants.get() : [tenant]),
     );
-  });
-
-  app.get('/api/v1/dead-letters', async (request) => {
-    const rights = await context.rights(request, 'data');
-    const parameters = parametersOf(request);
-    const tenant = tenantOf(rights, parameters.tenant);
-    const query = deadLetterQuery(parameters, tenant, clock.now());
-    const letters = await context.queries.run(() => store.deadLetters(query));
-    return {
-      tenant: query.tenant,
-      from: new Date(query.from).toISOString(),
-      to: new Date(query.to).toISOString(),
-      deadLetters: letters.map(({ received, ...letter }) => ({
-        received: new Date(received).toISOString(),
-        receivedMs: received,
-        ...letter,
-      })),
-    };
   });
 
   app.get('/api/v1/audit', async (request) => {

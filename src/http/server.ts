@@ -6,6 +6,7 @@ import { loadAssets } from './assets.ts';
 import type { HttpContext, HttpOptions } from './context.ts';
 import { errorAnswer, HTTP_ERRORS, HttpError } from './errors.ts';
 import { dataRoutes } from './routes-data.ts';
+import { deadLetterRoutes } from './routes-dead-letters.ts';
 import { Turnstile } from './turnstile.ts';
 
 export type { Rights, TokenVerifier } from './access.ts';
@@ -74,6 +75,7 @@ export async function createHttpServer(options: HttpOptions): Promise<HttpServer
   healthRoutes(app, context);
   if (data !== undefined) {
     dataRoutes(app, { ...context, ...data });
+    deadLetterRoutes(app, { ...context, ...data });
     await consoleRoutes(app);
   }
   return {
