@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { configFile, print, readConfig, reportError } from './cli/context.ts';
+import { addDeadLetterCommands } from './cli/dead-letters.ts';
 import { addDeviceCommands, addTokenCommands } from './cli/devices.ts';
 import { addAuditCommand, addReportCommand } from './cli/reports.ts';
 import { addTypeCommands } from './cli/types.ts';
@@ -51,6 +52,7 @@ addTokenCommands(program);
 addTypeCommands(program);
 addReportCommand(program);
 addAuditCommand(program);
+addDeadLetterCommands(program);
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0);

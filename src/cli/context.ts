@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { loadConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
+import { ApiError } from './api-error.ts';
 
 /** Used when no file is named and this one exists. */
 const DEFAULT_FILE = 'config/spillway.yaml';
@@ -24,7 +25,7 @@ export function readConfig(
 
 /** What went wrong, on stderr, with what to do next; ends with exit code 1. */
 export function reportError(error: unknown): never {
-  if (error instanceof SpillwayError) {
+  if (error instanceof SpillwayError || error instanceof ApiError) {
     process.stderr.write(`${error.code}: ${error.message}\n${error.next}\n`);
   } else {
     process.stderr.write(

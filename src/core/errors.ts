@@ -60,6 +60,7 @@ export const ERRORS = {
   },
   FORBIDDEN: { retryable: false, next: 'Use a token of the tenant that owns the data.' },
   NOT_FOUND: { retryable: false, next: 'Check the path.' },
+  SERVER_UNREACHABLE: { retryable: true, next: 'Start Spillway, or name its address with --url.' },
   REPLAY_RUNNING: { retryable: true, next: 'Wait until it has ended, or stop it.' },
   AUDIT_UNBALANCED: {
     retryable: false,

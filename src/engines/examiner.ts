@@ -1,5 +1,5 @@
-import { parseTypes } from '../config/parse-types.ts';
 import type { Config } from '../config/schema.ts';
+import { parseTypes } from '../config/type-definitions.ts';
 import { systemClock } from '../core/clock.ts';
 import type { DeviceType } from '../core/nouns.ts';
 import type { Examine } from '../gateway/contract.ts';

@@ -6,7 +6,7 @@ import { type ReplayStatus, Replays } from '../ops/letters/replay.ts';
 import { findLetter } from '../ops/letters/select.ts';
 import { tryLetters } from '../ops/letters/trial.ts';
 import { invalid } from '../reports/parameters.ts';
-import type { DeadLetterGroup, StoredDeadLetter } from '../store/contract.ts';
+import type { StoredDeadLetter } from '../store/contract.ts';
 import { type Rights, tenantOf } from './access.ts';
 import { type DataContext, type FastifyRequest, parametersOf } from './context.ts';
 import { only, type Parameters } from './data-parameters.ts';
@@ -20,6 +20,7 @@ import {
   letterSelection,
   wholeNumber,
 } from './letter-parameters.ts';
+import { groupsOf, letterJson, replayJson } from './letters-json.ts';
 
 /** Dead letters: list, group, show, try, replay, purge. */
 
@@ -63,7 +64,7 @@ function readRoutes(app: FastifyInstance, context: DataContext): void {
       tenant: query.tenant,
       from: new Date(query.from).toISOString(),
       to: new Date(query.to).toISOString(),
-      groups: merged(groups, by),
+      groups: groupsOf(groups, by),
     };
   });
 
@@ -204,47 +205,4 @@ function order(
 
 function notOffered(what: string): HttpError {
   return new HttpError('NOT_OFFERED', `${what} dead letters is not offered here.`);
-}
-
-function letterJson({ received, replayed, ...letter }: StoredDeadLetter): object {
-  return {
-    id: formatLetterId({ ...letter, received }),
-    received: new Date(received).toISOString(),
-    receivedMs: received,
-    ...letter,
-    ...(replayed !== undefined && { replayed: new Date(replayed).toISOString() }),
-  };
-}
-
-function merged(groups: readonly DeadLetterGroup[], by: ReadonlySet<string>): object[] {
-  const sums = new Map<string, Omit<DeadLetterGroup, 'device' | 'code' | 'type' | 'typeVersion'>>();
-  for (const { typeVersion: version, ...group } of groups) {
-    const names = Object.entries({ ...group, version }).filter(([name]) => by.has(name));
-    const key = JSON.stringify(Object.fromEntries(names));
-    const { count, open, oldest, newest } = group;
-    const sum = sums.get(key);
-    if (sum === undefined) sums.set(key, { count, open, oldest, newest });
-    else {
-      sum.count += count;
-      sum.open += open;
-      sum.oldest = Math.min(sum.oldest, oldest);
-      sum.newest = Math.max(sum.newest, newest);
-    }
-  }
-  return [...sums]
-    .map(([key, { oldest, newest, ...counts }]) => ({
-      ...(JSON.parse(key) as object),
-      ...counts,
-      oldest: new Date(oldest).toISOString(),
-      newest: new Date(newest).toISOString(),
-    }))
-    .sort((a, b) => b.count - a.count);
-}
-
-function replayJson({ startedAt, endedAt, ...status }: ReplayStatus): object {
-  return {
-    ...status,
-    startedAt: new Date(startedAt).toISOString(),
-    endedAt: endedAt === null ? null : new Date(endedAt).toISOString(),
-  };
 }

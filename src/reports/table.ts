@@ -6,7 +6,7 @@ import type { BucketReport, RawReport, Report } from './query.ts';
 const TEXT_CHARS_MAX = 32;
 
 /** Nothing that a terminal would obey: control characters and marks that turn the direction of text. */
-function printable(text: string): string {
+export function printable(text: string): string {
   return text.replace(
     // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be printed
     /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,

@@ -138,7 +138,7 @@ export class MemoryStore implements StoreReader {
       group.newest = Math.max(group.newest, received);
       groups.set(key, group);
     }
-    return [...groups.values()];
+    return [...groups].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, group]) => group);
   }
 
   async countDeadLetters(query: DeadLetterQuery) {

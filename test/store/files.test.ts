@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { open, readFile, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -240,6 +240,66 @@ describe('embedded store: files', () => {
     assert.throws(() => openIn(t, dir), coded('STORE_VERSION', 'ledger.db'));
     setVersion('ledger.db', 1);
     await openIn(t, dir).close();
+  });
+
+  test('of the first release are read as they are, and completed when they are written', async (t) => {
+    const dir = await temporaryDir(t);
+    const store = openIn(t, dir);
+    const old = letter({ offset: 1 });
+    await store.writeDeadLetters([old]);
+    await store.close();
+    const path = join(dir, 'deadletters-2026-03-14.db');
+    const columns = (db: DatabaseSync) =>
+      db
+        .prepare("SELECT name FROM pragma_table_info('letter')")
+        .all()
+        .map(({ name }) => String(name));
+    const later = ['type_version', 'attempt', 'replayed', 'purged'];
+    const first = new DatabaseSync(path);
+    for (const column of later) first.exec(`ALTER TABLE letter DROP COLUMN ${column}`);
+    assert.equal(columns(first).length, 14);
+    first.close();
+
+    const reader = openIn(t, dir, { readOnly: true });
+    for (const more of [{}, { state: 'open' as const }, { typeVersion: '' }]) {
+      assert.deepEqual(await reader.deadLetters({ ...ALL, ...more }), [old]);
+      assert.equal((await reader.groupDeadLetters({ ...ALL, ...more }))[0]?.open, 1);
+    }
+    assert.deepEqual(await reader.deadLetters({ ...ALL, typeVersion: 'cafecafe' }), []);
+
+    const writer = openIn(t, dir);
+    const { received, code, type, tenant, device } = old;
+    const mark = { tenant, device, partition: 0, offset: 1, received, code, type };
+    await writer.markDeadLetters([{ ...mark, attempt: 1, replayed: NOON }]);
+    await writer.writeDeadLetters([letter({ offset: 2, typeVersion: 'cafecafe' })]);
+    assert.deepEqual(await reader.deadLetters({ ...ALL, oldestFirst: true }), [
+      { ...old, attempt: 1, replayed: NOON },
+      letter({ offset: 2, typeVersion: 'cafecafe' }),
+    ]);
+    await writer.close();
+    const completed = new DatabaseSync(path);
+    assert.deepEqual(columns(completed).slice(-4), later);
+    // The release before names the columns that it writes.
+    completed.exec(`INSERT OR REPLACE INTO letter(partition, offset, tenant, device, type, received,
+      code, message, path, expected, actual, topic, payload, payload_bytes)
+      SELECT partition, 3, tenant, device, type, received, code, message, path, expected, actual,
+      topic, payload, payload_bytes FROM letter WHERE offset = 1`);
+    completed.close();
+    assert.equal((await reader.deadLetters(ALL)).length, 3);
+  });
+
+  test('what is purged is not found in the file either', async (t) => {
+    const dir = await temporaryDir(t);
+    const store = openIn(t, dir);
+    const secret = Buffer.from('a secret of a customer '.repeat(400));
+    const payload = { payload: secret.toString('base64'), payloadBytes: secret.length };
+    await store.writeDeadLetters([letter({ offset: 1, ...payload }), letter({ offset: 2 })]);
+    const purge = { tenant: 'acme', device: 'dev-1', from: 0, to: NOON + 1, purged: NOON + 2 };
+    await store.purgeDeadLetters({ ...purge, letters: [[0, 1]] });
+    await store.close();
+    const bytes = readFileSync(join(dir, 'deadletters-2026-03-14.db'));
+    assert.equal(bytes.includes('a secret of a customer'), false);
+    assert.equal(bytes.includes('temperature'), true);
   });
 
   test('that were renamed to another kind are not taken for it', async (t) => {

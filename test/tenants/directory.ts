@@ -14,6 +14,11 @@ export class MemoryDirectory implements Directory {
     });
   }
 
+  add(entry: Pick<DeviceEntry, 'tenant' | 'device' | 'type' | 'via'>): void {
+    const { tenant, device } = entry;
+    this.entries.set(`${tenant}/${device}`, { ...entry, secretHash: '', createdAt: 0 });
+  }
+
   device(tenant: string, device: string): DeviceEntry | undefined {
     return this.entries.get(`${tenant}/${device}`);
   }
