@@ -11,6 +11,7 @@ import {
   type TopicSettings,
   type TopicsSettings,
 } from '../../src/log/kafka/topics.ts';
+import { within } from '../../src/log/kafka/waiting.ts';
 
 /** The brokers of the environment; undefined when none are set. */
 export const BROKERS = process.env.KAFKA_BROKERS?.split(',');
@@ -83,19 +84,26 @@ export interface KafkaPlace {
   forwarder(spool: ForwarderOptions['spool'], options?: Partial<ForwarderOptions>): Forwarder;
 }
 
+export interface PlaceOptions {
+  topics?: Partial<TopicsSettings>;
+  /** False: the test makes the topics. */
+  create?: boolean;
+  /** Others than those of the environment. */
+  brokers?: string[];
+  settings?: Partial<KafkaSettings>;
+}
+
 /** Topics of its own for a test, by a client that isn't ours; removed after it. */
-export async function openKafka(
-  t: TestContext,
-  changes: { topics?: Partial<TopicsSettings>; create?: boolean } = {},
-): Promise<KafkaPlace> {
+export async function openKafka(t: TestContext, changes: PlaceOptions = {}): Promise<KafkaPlace> {
   registerCodecs();
   const prefix = `test-${randomUUID().slice(0, 8)}`;
   const settings: KafkaSettings = {
-    brokers: BROKERS ?? [],
+    brokers: changes.brokers ?? BROKERS ?? [],
     clientId: 'spillway-test',
     topicPrefix: prefix,
     connectTimeoutMs: 2_000,
     requestTimeoutMs: 10_000,
+    ...changes.settings,
   };
   const topics = { ...TOPICS, ...changes.topics };
   const logger = recordingLogger();
@@ -110,9 +118,13 @@ export async function openKafka(
   const open: { close(): Promise<void> }[] = [];
   t.after(async () => {
     for (const one of open.reverse()) await one.close();
-    const mine = (await admin.listTopics()).filter((topic) => topic.startsWith(`${prefix}.`));
-    if (mine.length > 0) await admin.deleteTopics({ topics: mine });
-    await admin.disconnect();
+    const clean = async () => {
+      const mine = (await admin.listTopics()).filter((topic) => topic.startsWith(`${prefix}.`));
+      if (mine.length > 0) await admin.deleteTopics({ topics: mine });
+      await admin.disconnect();
+    };
+    // A broker of the test's own may be away for good.
+    await within(clean(), 10_000);
   });
   const own = <T extends { close(): Promise<void> }>(it: T): T => {
     open.push(it);

@@ -4,7 +4,7 @@ import type { Forwarder, ForwarderOptions } from '../../src/log/kafka/forwarder.
 import { ReplicatedAppender } from '../../src/log/kafka/replicated-appender.ts';
 import { type EmbeddedLog, openEmbedded } from '../log/embedded-log.ts';
 import type { LogUnderTest } from '../suites/log.ts';
-import { type KafkaPlace, openKafka } from './kafka-env.ts';
+import { type KafkaPlace, openKafka, type PlaceOptions } from './kafka-env.ts';
 
 export interface KafkaLog extends LogUnderTest {
   place: KafkaPlace;
@@ -17,10 +17,10 @@ export interface KafkaLog extends LogUnderTest {
 export async function openKafkaLog(
   t: TestContext,
   options: Partial<ForwarderOptions> = {},
-  topics: Parameters<typeof openKafka>[1] = {},
+  where: PlaceOptions = {},
 ): Promise<KafkaLog> {
   const spool = await openEmbedded(t);
-  const place = await openKafka(t, topics);
+  const place = await openKafka(t, where);
   let current: ReplicatedAppender | undefined;
   let forwarder: Forwarder | undefined;
   const start = () => {

@@ -27,15 +27,14 @@ RequestQueue.prototype.scheduleCheckPendingRequests = function (this: RequestQue
   );
 };
 
+/** `brokers`: asked for whenever one is needed that is not known yet; default: the settings' in turn. */
 export function createKafka(
   settings: KafkaSettings,
   logger: KafkaLogger,
-  sockets?: Sockets,
+  { sockets, brokers = () => settings.brokers }: { sockets: Sockets; brokers?: () => string[] },
 ): Kafka {
   const config = clientConfig(settings, logger);
-  return new kafkajs.Kafka(
-    sockets === undefined ? config : { ...config, socketFactory: sockets.factory },
-  );
+  return new kafkajs.Kafka({ ...config, socketFactory: sockets.factory, brokers });
 }
 
 /**

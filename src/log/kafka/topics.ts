@@ -103,7 +103,7 @@ export async function ensureTopics(
   logger: KafkaLogger,
 ): Promise<Map<TopicName, TopicFacts>> {
   const sockets = new Sockets();
-  const admin = createKafka(settings, logger, sockets).admin();
+  const admin = createKafka(settings, logger, { sockets }).admin();
   const what = 'its topics could not be made ready';
   const patienceMs = PATIENCE * (settings.connectTimeoutMs + settings.requestTimeoutMs);
   try {

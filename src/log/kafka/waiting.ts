@@ -4,7 +4,7 @@ export interface Backoff {
   longestMs: number;
 }
 
-export const BACKOFF: Backoff = { firstMs: 100, longestMs: 5_000 };
+export const BACKOFF: Backoff = { firstMs: 100, longestMs: 2_000 };
 
 export function backoffMs(attempt: number, { firstMs, longestMs }: Backoff = BACKOFF): number {
   const whole = Math.min(longestMs, firstMs * 2 ** Math.min(attempt, 20));

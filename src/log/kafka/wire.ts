@@ -98,13 +98,16 @@ export class Wire {
   private readonly sockets = new Sockets();
   private readonly underWay = new Set<Promise<unknown>>();
   private cluster: Cluster;
+  /** How often it has begun anew. */
+  private turn = 0;
   /** Node of each group's coordinator, as it was found last. */
   private readonly coordinators = new Map<string, string>();
   private isStale = true;
   private isClosed = false;
 
   constructor(settings: KafkaSettings, logger: KafkaLogger, topics: string[]) {
-    this.kafka = createKafka(settings, logger, this.sockets);
+    const brokers = () => rotated(settings.brokers, this.turn);
+    this.kafka = createKafka(settings, logger, { sockets: this.sockets, brokers });
     this.topics = topics;
     this.hangsAfterMs = 2 * (settings.connectTimeoutMs + settings.requestTimeoutMs);
     this.cluster = captureCluster(this.kafka);
@@ -117,8 +120,9 @@ export class Wire {
   async prepare(): Promise<void> {
     const wasStale = this.isStale;
     this.isStale = false;
+    const { cluster } = this;
     try {
-      await this.guard('its metadata could not be loaded', this.hangsAfterMs, async (cluster) => {
+      await this.guard('its metadata could not be loaded', this.hangsAfterMs, async () => {
         if (!wasStale) return cluster.refreshMetadataIfNecessary();
         if (!cluster.isConnected()) await cluster.connect();
         await cluster.addMultipleTargetTopics(this.topics);
@@ -126,7 +130,7 @@ export class Wire {
       });
     } catch (error) {
       this.isStale = true;
-      this.distrust(error);
+      this.doubt(cluster, error);
       throw error;
     }
   }
@@ -200,7 +204,7 @@ export class Wire {
         })),
       );
       const found = await asking.catch((error: unknown) => {
-        this.distrust(error);
+        this.doubt(cluster, error);
         throw error;
       });
       return found.flatMap(({ topic, partitions }) =>
@@ -209,10 +213,11 @@ export class Wire {
     });
   }
 
-  /** Gives up everything that is under way, and begins with new connections. */
+  /** Gives up everything that is under way, and begins with new connections, at another broker if there are some. */
   reset(): void {
     if (this.isClosed) return;
     const { cluster } = this;
+    this.turn += 1;
     this.cluster = captureCluster(this.kafka);
     this.coordinators.clear();
     this.isStale = true;
@@ -237,14 +242,9 @@ export class Wire {
       this.coordinators.set(groupId, nodeId);
       return nodeId;
     } catch (error) {
-      this.distrust(error);
+      this.doubt(cluster, error);
       throw error;
     }
-  }
-
-  /** Begins anew, unless a node has answered. */
-  private distrust(error: unknown): void {
-    if (typeOf(error) === undefined) this.reset();
   }
 
   private async ask<T>(
@@ -252,7 +252,7 @@ export class Wire {
     nodeId: string,
     call: (broker: WireBroker) => Promise<T>,
   ): Promise<T> {
-    const broker = (await cluster.findBroker({ nodeId })) as WireBroker;
+    const broker = await this.find(cluster, nodeId);
     try {
       return await call(broker);
     } catch (error) {
@@ -264,6 +264,25 @@ export class Wire {
       }
       throw error;
     }
+  }
+
+  private async find(cluster: Cluster, nodeId: string): Promise<WireBroker> {
+    try {
+      return (await cluster.findBroker({ nodeId })) as WireBroker;
+    } catch (error) {
+      this.doubt(cluster, error);
+      throw error;
+    }
+  }
+
+  /**
+   * A connection that was made, but on which the first request was not answered in time, counts as a good
+   * one in kafkajs, and every request on it fails from then on ("Broker not connected"). So after anything
+   * that is neither an answer nor a refused connection it begins anew.
+   */
+  private doubt(cluster: Cluster, error: unknown): void {
+    if (typeOf(error) !== undefined || isRefusal(error)) return;
+    if (this.cluster === cluster) this.reset();
   }
 
   private async guard<T>(
@@ -289,4 +308,17 @@ export class Wire {
     if (this.cluster === cluster) this.reset();
     throw unavailable(what);
   }
+}
+
+/** There is nobody at the address, or no such node. */
+function isRefusal(error: unknown): boolean {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    if (at.name === 'KafkaJSConnectionError' || at.name === 'KafkaJSBrokerNotFound') return true;
+  }
+  return false;
+}
+
+function rotated(brokers: readonly string[], turn: number): string[] {
+  const first = turn % Math.max(brokers.length, 1);
+  return [...brokers.slice(first), ...brokers.slice(0, first)];
 }
