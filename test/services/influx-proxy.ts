@@ -32,7 +32,9 @@ export type Action =
   /** The server sees it when the promise resolves. */
   | { forwardAfter: Promise<unknown> }
   /** The answer comes when the promise resolves. */
-  | { answerAfter: Promise<unknown> };
+  | { answerAfter: Promise<unknown> }
+  /** The answer comes in so many pieces, with as much time between them. */
+  | { pieces: number; everyMs: number };
 
 interface Answer {
   status: number;
@@ -107,7 +109,15 @@ export class InfluxProxy {
     }
     if (typeof action === 'object' && 'answerAfter' in action) await action.answerAfter;
     delete answer.headers['transfer-encoding'];
-    outgoing.writeHead(answer.status, answer.headers).end(answer.body);
+    outgoing.writeHead(answer.status, answer.headers);
+    if (typeof action === 'object' && 'pieces' in action) {
+      const bytes = Math.ceil(answer.body.length / action.pieces);
+      for (let at = 0; at < answer.body.length; at += bytes) {
+        outgoing.write(answer.body.subarray(at, at + bytes));
+        await new Promise((resolve) => setTimeout(resolve, action.everyMs));
+      }
+      outgoing.end();
+    } else outgoing.end(answer.body);
   }
 
   private async forward(incoming: IncomingMessage, body: Buffer): Promise<Answer> {

@@ -205,6 +205,15 @@ if (env === undefined) {
       assert.equal(proxy.seen.length, 2);
     });
 
+    test('that answers slowly but goes on is waited for', async (t) => {
+      const store = await open(t, { attemptTimeoutMs: 1_000 });
+      const tenant = freshTenant();
+      await store.writeReadings(readingsOf(tenant, 9));
+      proxy.obey(() => ({ pieces: 8, everyMs: 300 }));
+      assert.equal((await store.readings({ tenant, ...ALL })).length, 9);
+      assert.equal(proxy.seen.length, 1);
+    });
+
     test('and cuts an answer short is asked anew', async (t) => {
       const store = await open(t);
       const tenant = freshTenant();

@@ -327,6 +327,35 @@ if (env === undefined) {
       );
     });
 
+    test('that come late among very many others are found in small pieces', async (t) => {
+      const place = places++;
+      const dense = Array.from({ length: 900 }, (_, i) =>
+        reading({ device: `d-${i % 3}`, ts: NOON + i, offset: i, values: { a: i, b: i } }),
+      );
+      await (await open(t, place)).writeReadings(dense);
+      const store = await open(t, place, { answerBytesMax: 3_000 });
+      const late = Array.from({ length: 400 }, (_, i) => {
+        const ts = NOON + i * 2 + (i % 4 === 0 ? 0.5 : 0) * 10_000;
+        return reading({
+          device: `d-${(i * 2) % 3}`,
+          ts,
+          offset: 1_000 + i,
+          values: { b: -i, c: i },
+        });
+      });
+      assert.deepEqual(await store.writeReadings(late), []);
+      const found = await (await open(t, place)).readings({ tenant: 'acme', ...ALL });
+      const expected = new Map(dense.map((row) => [`${row.device} ${row.ts}`, row]));
+      for (const row of late) {
+        const key = `${row.device} ${row.ts}`;
+        const known = expected.get(key) ?? row;
+        expected.set(key, { ...known, values: { ...known.values, ...row.values } });
+      }
+      assert.ok(expected.size > 900 && expected.size < 1_300);
+      assert.equal(found.length, expected.size);
+      for (const row of found) assert.deepEqual(row, expected.get(`${row.device} ${row.ts}`));
+    });
+
     test('of devices in order of time are written without a look at the store', async (t) => {
       const proxy = await InfluxProxy.start(env.url);
       t.after(() => proxy.close());

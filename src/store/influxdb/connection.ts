@@ -22,7 +22,7 @@ export interface ConnectionOptions {
   token: string;
   /** Sockets to the server. */
   socketsMax: number;
-  /** A request that takes longer is tried again, ms. */
+  /** A request that gives no sign of an answer for longer is tried again, ms. */
   attemptTimeoutMs: number;
   /** After so much trying a call throws, ms. */
   giveUpMs: number;
@@ -36,7 +36,12 @@ type Outcome<T> = { value: T } | { error: unknown };
 interface Flight<T> {
   outcome: Promise<Outcome<T>>;
   abort: () => void;
+  /** When it began or a piece of its answer came last, by the monotonic clock, ms. */
+  signAt: number;
 }
+
+/** Sends a request as part of an attempt, which {@link sign} tells of pieces of the answer. */
+type Attempt<T> = (signal: AbortSignal, sign: () => void) => Promise<T>;
 
 /** Attempts of one write that may be under way at once. */
 const FLIGHTS_MAX = 2;
@@ -73,13 +78,15 @@ export class Connection {
 
   /** Throws HttpError when the server refuses the data, else InfluxUnavailableError. */
   async write(request: Request): Promise<void> {
-    await this.repeat(this.breakers.write, true, (signal) => this.send(request, signal));
+    await this.repeat(this.breakers.write, true, (signal, sign) =>
+      this.send(request, signal, sign),
+    );
   }
 
   /** `attempt` is called anew for each attempt. Throws HttpError, InfluxUnavailableError and what the attempt throws. */
   query<T>(attempt: (send: (request: Request) => Promise<void>) => Promise<T>): Promise<T> {
-    return this.repeat(this.breakers.query, false, (signal) =>
-      attempt((request) => this.send(request, signal)),
+    return this.repeat(this.breakers.query, false, (signal, sign) =>
+      attempt((request) => this.send(request, signal, sign)),
     );
   }
 
@@ -89,11 +96,7 @@ export class Connection {
     this.agent.destroy();
   }
 
-  private async repeat<T>(
-    breaker: Breaker,
-    lingers: boolean,
-    attempt: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
+  private async repeat<T>(breaker: Breaker, lingers: boolean, attempt: Attempt<T>): Promise<T> {
     const { attemptTimeoutMs, giveUpMs, onRetry } = this.options;
     const deadline = performance.now() + giveUpMs;
     const flights = new Set<Flight<T>>();
@@ -130,7 +133,7 @@ export class Connection {
     }
   }
 
-  private send(request: Request, signal: AbortSignal): Promise<void> {
+  private send(request: Request, signal: AbortSignal, sign: () => void): Promise<void> {
     const { method, path, body = '', headers = {}, status, onData } = request;
     return new Promise((resolve, reject) => {
       let answered: number | undefined;
@@ -142,8 +145,10 @@ export class Connection {
         {
           responseStarted: (_, statusCode) => {
             answered = statusCode;
+            sign();
           },
           next: (piece) => {
+            sign();
             try {
               onData?.(piece);
             } catch (error) {
@@ -166,11 +171,15 @@ function isOurs(error: unknown): boolean {
   return error instanceof SpillwayError || error instanceof InfluxQueryError;
 }
 
-function takeOff<T>(attempt: (signal: AbortSignal) => Promise<T>, closing: AbortSignal): Flight<T> {
+function takeOff<T>(attempt: Attempt<T>, closing: AbortSignal): Flight<T> {
   const own = new AbortController();
   const abort = (): void => own.abort(closing.reason);
   closing.addEventListener('abort', abort, { once: true });
-  const outcome = attempt(own.signal).then(
+  let signAt = performance.now();
+  const sign = (): void => {
+    signAt = performance.now();
+  };
+  const outcome = attempt(own.signal, sign).then(
     (value): Outcome<T> => ({ value }),
     (error: unknown): Outcome<T> => {
       own.abort();
@@ -178,22 +187,40 @@ function takeOff<T>(attempt: (signal: AbortSignal) => Promise<T>, closing: Abort
     },
   );
   void outcome.then(() => closing.removeEventListener('abort', abort));
-  return { outcome, abort };
+  return {
+    outcome,
+    abort,
+    get signAt() {
+      return signAt;
+    },
+  };
 }
 
-/** The first outcome, whose flight is over then; undefined when there is none in time. */
+/**
+ * The first outcome, whose flight is over then; undefined when there is none, and from now on no sign of
+ * one for `ms`.
+ */
 async function earliest<T>(
   flights: Set<Flight<T>>,
   ms: number,
   closing: AbortSignal,
 ): Promise<Outcome<T> | undefined> {
+  const began = performance.now();
   const waiting = new AbortController();
   const signal = AbortSignal.any([closing, waiting.signal]);
   const landings = [...flights].map(async (flight) => {
     const outcome = await flight.outcome;
     return { flight, outcome };
   });
-  const timeout = sleep(ms, signal).catch((error: unknown) => {
+  const silence = async (): Promise<undefined> => {
+    for (;;) {
+      const last = Math.max(began, ...[...flights].map(({ signAt }) => signAt));
+      const left = last + ms - performance.now();
+      if (left <= 0) return undefined;
+      await sleep(left, signal);
+    }
+  };
+  const timeout = silence().catch((error: unknown) => {
     if (closing.aborted) throw error;
     return undefined;
   });

@@ -27,11 +27,16 @@ export class Queries {
   }
 
   /**
-   * Throws InfluxUnavailableError, InfluxQueryError, and QUERY_TOO_LARGE for an answer beyond the limit.
-   * A bucket that is not there yet has no rows.
+   * Throws InfluxUnavailableError, InfluxQueryError, and QUERY_TOO_LARGE for an answer of more than
+   * `bytesMax`, which may be below the configured bound. A bucket that is not there yet has no rows.
    */
-  async rows<Row>(query: FluxQuery, make: RowMaker<Row>): Promise<Row[]> {
-    const { connection, answerBytesMax } = this.options;
+  async rows<Row>(
+    query: FluxQuery,
+    make: RowMaker<Row>,
+    bytesMax = Number.POSITIVE_INFINITY,
+  ): Promise<Row[]> {
+    const { connection } = this.options;
+    const answerBytesMax = Math.min(bytesMax, this.options.answerBytesMax);
     const body = query.body();
     try {
       return await connection.query(async (send) => {

@@ -1,4 +1,8 @@
+import { SpillwayError } from '../../core/errors.ts';
+import type { StoredReading } from '../contract.ts';
 import { chunks, FluxQuery, parseTime } from './flux.ts';
+import { halfRanges, type KeyRange, keyRanges, type RawKey } from './key-ranges.ts';
+import { fieldKeys } from './line-protocol.ts';
 import { place, type Queries } from './queries.ts';
 import {
   type Creator,
@@ -8,20 +12,14 @@ import {
   parseMerged,
   type Sources,
 } from './raw-origin.ts';
-import { DEVICES_PER_QUERY, deviceCondition } from './raw-times.ts';
+import { deviceCondition } from './raw-times.ts';
 
-export interface RawKey {
-  tenant: string;
-  device: string;
-  ts: number;
-}
-
-/** What has to be known of a row to merge a reading into it: no values. */
+/** What has to be known of a row to merge readings into it: no values. */
 export interface ExistingRow {
   /** The measurement. */
   type: string;
   creator: Creator;
-  /** Keys of its metrics' fields. */
+  /** Field keys of the readings' metrics that it has. */
   fields: Set<string>;
   merged: Sources;
 }
@@ -30,43 +28,51 @@ export function keyText({ tenant, device, ts }: RawKey): string {
   return `${tenant}/${device}/${ts}`;
 }
 
-/** Keys so near to each other are asked for together, ms. */
-const GAP_MS = 60_000;
-/** Ranges of one tenant; where there would be more, the smallest gaps are read through. */
-const RANGES_MAX = 64;
+/** Ranges of one query. */
+const RANGES_PER_QUERY = 64;
+/** An answer that grows larger is given up, and two smaller ones are asked for. */
+const ANSWER_BYTES_MAX = 16 * 2 ** 20;
+/** With more metrics than this all fields are read: naming them would cost more. */
+const METRICS_MAX = 8;
 
-/** Rows of the store that have one of the keys, by {@link keyText}. */
+type Reading = RawKey & Pick<StoredReading, 'values'>;
+type GapOf = (key: RawKey) => number;
+
+/**
+ * Rows of the store that have the key of one of the readings, by {@link keyText}. `gapOf`: keys of a device
+ * that lie no further apart are read in one range, ms.
+ */
 export async function existingRows(
   queries: Queries,
   bucket: string,
-  keys: readonly RawKey[],
+  readings: readonly Reading[],
+  gapOf: GapOf,
 ): Promise<Map<string, ExistingRow>> {
   // First the keys alone: of late readings few have a row, and then one field of them is read.
-  const found = await readFields(queries, bucket, keys, true);
-  if (found.length === 0) return new Map();
-  const hits = new Set(found.map((cell) => keyText(cell)));
+  const found = await readFields(queries, bucket, readings, gapOf, [ORIGIN_FIELD]);
   const rows = new Map<string, ExistingRow>();
-  const cells = await readFields(
-    queries,
-    bucket,
-    keys.filter((key) => hits.has(keyText(key))),
-    false,
-  );
   for (const cell of found) {
+    const { type, value } = cell;
     rows.set(keyText(cell), {
-      type: cell.type,
-      creator: parseCreator(cell.value),
-      fields: new Set(),
-      merged: new Map(),
+      ...{ type, creator: parseCreator(value) },
+      ...{ fields: new Set(), merged: new Map() },
     });
   }
-  for (const cell of cells) {
+  const known = readings.filter((reading) => rows.has(keyText(reading)));
+  for (const cell of await readFields(queries, bucket, known, gapOf, fieldsOf(known))) {
     const row = rows.get(keyText(cell));
     if (row === undefined) continue;
     if (cell.field === MERGED_FIELD) row.merged = parseMerged(cell.value);
     else if (cell.field !== ORIGIN_FIELD) row.fields.add(cell.field);
   }
   return rows;
+}
+
+/** Undefined for all. */
+function fieldsOf(readings: readonly Reading[]): string[] | undefined {
+  const metrics = new Set(readings.flatMap(({ values }) => Object.keys(values)));
+  if (metrics.size > METRICS_MAX) return undefined;
+  return [MERGED_FIELD, ...[...metrics].flatMap(fieldKeys)];
 }
 
 interface Cell extends RawKey {
@@ -79,32 +85,55 @@ async function readFields(
   queries: Queries,
   bucket: string,
   keys: readonly RawKey[],
-  originOnly: boolean,
+  gapOf: GapOf,
+  fields: readonly string[] | undefined,
 ): Promise<Cell[]> {
-  const wanted = new Set(keys.map(keyText));
+  const cells: Cell[] = [];
+  for (const [tenant, ofTenant] of byTenant(keys)) {
+    const wanted = new Set(ofTenant.map(keyText));
+    const ask = async (ranges: readonly KeyRange[]): Promise<void> => {
+      const query = rangesQuery(bucket, tenant, ranges, fields);
+      const halves = halvesOf(ranges);
+      const make = (columns: readonly string[]) => cellMaker(columns, tenant, wanted);
+      try {
+        const found = await queries.rows(query, make, halves && ANSWER_BYTES_MAX);
+        for (const cell of found) cells.push(cell);
+      } catch (error) {
+        if (halves === undefined || !isTooLarge(error)) throw error;
+        for (const half of halves) await ask(half);
+      }
+    };
+    for (const part of chunks(keyRanges(ofTenant, gapOf), RANGES_PER_QUERY)) await ask(part);
+  }
+  return cells;
+}
+
+function byTenant(keys: readonly RawKey[]): Map<string, RawKey[]> {
   const tenants = new Map<string, RawKey[]>();
   for (const key of keys) {
     const list = tenants.get(key.tenant);
     if (list === undefined) tenants.set(key.tenant, [key]);
     else list.push(key);
   }
-  const cells: Cell[] = [];
-  for (const [tenant, ofTenant] of tenants) {
-    for (const group of nearGroups(ofTenant)) {
-      const devices = [...new Set(group.map(({ device }) => device))];
-      for (const part of chunks(devices, DEVICES_PER_QUERY)) {
-        const query = new FluxQuery();
-        const field = originOnly ? ` and r._field == ${query.text(ORIGIN_FIELD)}` : '';
-        query.flux = `from(bucket: ${query.text(bucket)})
-          |> range(start: ${query.time(group[0]?.ts ?? 0)}, stop: ${query.time((group.at(-1)?.ts ?? 0) + 1)})
-          |> filter(fn: (r) => r.tenant == ${query.text(tenant)}${field}${deviceCondition(query, part)})
-          |> drop(columns: ["_start", "_stop", "tenant"])`;
-        const found = await queries.rows(query, (columns) => cellMaker(columns, tenant, wanted));
-        for (const cell of found) cells.push(cell);
-      }
-    }
-  }
-  return cells;
+  return tenants;
+}
+
+function rangesQuery(
+  bucket: string,
+  tenant: string,
+  ranges: readonly KeyRange[],
+  fields: readonly string[] | undefined,
+): FluxQuery {
+  const query = new FluxQuery();
+  const field = fields === undefined ? '' : ` and ${query.anyOf('_field', fields)}`;
+  const tables = ranges.map(
+    ({ from, to, devices }) => `from(bucket: ${query.text(bucket)})
+      |> range(start: ${query.time(from)}, stop: ${query.time(to + 1)})
+      |> filter(fn: (r) => r.tenant == ${query.text(tenant)}${field}${deviceCondition(query, [...devices])})
+      |> drop(columns: ["_start", "_stop", "tenant"])`,
+  );
+  query.flux = tables.length === 1 ? (tables[0] ?? '') : `union(tables: [${tables.join(', ')}])`;
+  return query;
 }
 
 function cellMaker(
@@ -131,16 +160,17 @@ function cellMaker(
   };
 }
 
-/** Keys in groups of near times, each in the order of time. */
-function nearGroups(keys: readonly RawKey[]): RawKey[][] {
-  const sorted = [...keys].sort((a, b) => a.ts - b.ts);
-  const gaps = sorted.slice(1).map((key, index) => key.ts - (sorted[index]?.ts ?? key.ts));
-  const largest = gaps.filter((gap) => gap > GAP_MS).sort((a, b) => b - a);
-  const least = largest[RANGES_MAX - 1] ?? GAP_MS;
-  const groups: RawKey[][] = [];
-  sorted.forEach((key, index) => {
-    if (index === 0 || (gaps[index - 1] ?? 0) > least) groups.push([key]);
-    else groups.at(-1)?.push(key);
-  });
-  return groups;
+function isTooLarge(error: unknown): boolean {
+  return error instanceof SpillwayError && error.code === 'QUERY_TOO_LARGE';
+}
+
+/** Undefined for what cannot be halved: one row. */
+function halvesOf(ranges: readonly KeyRange[]): [KeyRange[], KeyRange[]] | undefined {
+  const [only] = ranges;
+  if (only === undefined) return undefined;
+  if (ranges.length > 1) {
+    const middle = ranges.length >>> 1;
+    return [ranges.slice(0, middle), ranges.slice(middle)];
+  }
+  return halfRanges(only);
 }

@@ -7,6 +7,15 @@ const RECENT_MIN = 16;
 const RECENT_MAX = 32;
 
 /**
+ * A range of its own costs about as much as this many rows: 1.2 ms of InfluxDB's CPU, and up to 8 where late
+ * rows overlap its blocks, against 2 µs for a row that is read beside those that are looked for.
+ */
+const ROWS_PER_RANGE = 2_000;
+const GAP_DEFAULT_MS = 60_000;
+const GAP_MIN_MS = 10;
+const GAP_MAX_MS = 600_000;
+
+/**
  * With more unknown devices than this, all of a tenant are asked for: measured with 5,000, a device costs
  * 0.4 ms when it is named and 0.05 ms when all are read.
  */
@@ -37,6 +46,14 @@ export class DeviceRows {
     this.recent.push(ts);
     if (this.recent.length > RECENT_MAX) this.shrink();
     return true;
+  }
+
+  /** How long the device takes for so many rows as a range of its own costs, ms. */
+  get gapMs(): number {
+    const [oldest, newest] = [Math.min(...this.recent), Math.max(...this.recent)];
+    if (this.recent.length < 2) return GAP_DEFAULT_MS;
+    const gap = ((newest - oldest) / (this.recent.length - 1)) * ROWS_PER_RANGE;
+    return Math.min(GAP_MAX_MS, Math.max(GAP_MIN_MS, gap));
   }
 
   /** Measurement and tags of its readings; undefined when a name is not legal. */
@@ -124,6 +141,10 @@ export class RawKeys {
 
   find(tenant: string, device: string): DeviceRows | undefined {
     return this.tenants.get(tenant)?.get(device);
+  }
+
+  gapMs({ tenant, device }: { tenant: string; device: string }): number {
+    return this.find(tenant, device)?.gapMs ?? GAP_DEFAULT_MS;
   }
 
   private add(tenant: string, device: string, newest: number): DeviceRows {

@@ -78,8 +78,8 @@ export class RawWriter {
   }
 
   private async merge(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
-    const { queries, lines, bucket } = this.options;
-    const existing = await existingRows(queries, bucket, readings);
+    const { queries, lines, bucket, keys } = this.options;
+    const existing = await existingRows(queries, bucket, readings, (key) => keys.gapMs(key));
     const drafts = new Map<string, Draft>();
     for (const reading of readings) {
       const key = keyText(reading);
