@@ -23,7 +23,12 @@ export interface FrameSink {
   violation(reason: ViolationReason): void;
 }
 
-export type ViolationReason = 'PACKET_TOO_LARGE' | 'PACKET_MALFORMED' | 'PACKET_UNEXPECTED';
+export type ViolationReason =
+  | 'PACKET_TOO_LARGE'
+  | 'PACKET_MALFORMED'
+  | 'PACKET_UNEXPECTED'
+  | 'PACKET_TOO_SLOW'
+  | 'CONNECT_TOO_SLOW';
 
 export const PUBLISH = 3;
 const HEADER_BYTES_MAX = 5;
@@ -49,6 +54,11 @@ export class FrameReader {
   /** Bytes held here. */
   get buffered(): number {
     return this.rest.length + (this.partial?.length ?? 0);
+  }
+
+  /** True while a packet has come in part; what waits for the sink may be whole. */
+  get unfinished(): boolean {
+    return this.partial !== undefined || this.rest.length > 0;
   }
 
   /** Handles what is whole; returns false when the sink was not ready and bytes wait here. */

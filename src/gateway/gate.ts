@@ -51,6 +51,8 @@ export interface GateLimits {
   keptBytesMax: number;
   /** Publishes that may wait for their acknowledgement. */
   inflightMax: number;
+  /** How long one packet may take to arrive, ms. */
+  packetTimeoutMs: number;
 }
 
 const CONNECT = 1;
@@ -66,6 +68,17 @@ const KNOWN_TOPIC_BYTES_MAX = 256;
 const TOPIC_BYTES_MAX = 1_024;
 /** Largest body of any other packet: a SUBSCRIBE of thousands of filters would stall the broker. */
 const CONTROL_BYTES_MAX = 4_096;
+/**
+ * Packets other than publishes cost 4 to 20 µs each in the broker, and a SUBSCRIBE of 4 KiB a millisecond,
+ * so each connection has a budget for them: its bytes, and CONTROL_COST for each. A device that pings and
+ * subscribes once a second never notices. PUBRELs and PUBACKs that are due are paid for in advance.
+ */
+const CONTROL_COST = 32;
+const ACK_BYTES = 4;
+const CONTROL_BURST = 32 * 1_024;
+const CONTROL_PER_MS = 8;
+/** How much of it has to be there again before the socket is read. */
+const CONTROL_RESUME = 1_024;
 /** Bytes that the device has not read beyond which its packets wait. */
 const OUTPUT_BYTES_MAX = 64 * 1_024;
 const CLOSE_GRACE_MS = 1_000;
@@ -83,6 +96,7 @@ export class Gate extends Duplex implements FrameSink {
   readonly socket: Duplex;
   private readonly handler: GateHandler;
   private readonly inflightMax: number;
+  private readonly packetTimeoutMs: number;
   private readonly frames: FrameReader;
   private state: 'connecting' | 'passed' | 'open' = 'connecting';
   private inflight = 0;
@@ -91,6 +105,13 @@ export class Gate extends Duplex implements FrameSink {
   private brokerBehind = false;
   private acks: number[] = [];
   private lastAlive = 0;
+  private control = CONTROL_BURST;
+  private controlAt = 0;
+  private controlTimer: NodeJS.Timeout | undefined;
+  /** Since when the packet is on its way that has come in part; 0: there is none. */
+  private unfinishedAt = 0;
+  /** When the connection was accepted, by `performance.now`. */
+  readonly acceptedAt = performance.now();
   /** When the bytes came that are being handled, by `performance.now`. */
   receivedAt = 0;
   /** The topic of the last publish, to spare decoding the same bytes again. */
@@ -102,6 +123,7 @@ export class Gate extends Duplex implements FrameSink {
     this.socket = socket;
     this.handler = handler;
     this.inflightMax = limits.inflightMax;
+    this.packetTimeoutMs = limits.packetTimeoutMs;
     this.frames = new FrameReader(this.frameLimits(limits), this);
     socket.on('data', (chunk: Buffer) => this.onData(chunk));
     socket.on('end', () => this.onEnd());
@@ -114,6 +136,25 @@ export class Gate extends Duplex implements FrameSink {
   open(): void {
     this.state = 'open';
     this.resumeReading();
+  }
+
+  /** True before a CONNECT has come. */
+  get connecting(): boolean {
+    return this.state === 'connecting';
+  }
+
+  /** The device owes an acknowledgement: its packet costs nothing. */
+  expectAck(): void {
+    this.control = Math.min(CONTROL_BURST, this.control + CONTROL_COST + ACK_BYTES);
+  }
+
+  /** Closes the connection when a packet, or the accepted CONNECT, takes too long. */
+  checkPace(now: number, connectTimeoutMs: number): void {
+    if (this.destroyed) return;
+    if (this.state !== 'open') {
+      if (now - this.acceptedAt > connectTimeoutMs) this.violation('CONNECT_TOO_SLOW');
+    } else if (this.held || this.unfinishedAt === 0) return;
+    else if (now - this.unfinishedAt > this.packetTimeoutMs) this.violation('PACKET_TOO_SLOW');
   }
 
   /** A publish that was handed over or passed on is settled, without an answer from here. */
@@ -166,6 +207,7 @@ export class Gate extends Duplex implements FrameSink {
     if (!this.held || this.destroyed) return;
     this.held = !this.frames.feed(Buffer.alloc(0)) || !this.ready();
     if (this.held) return;
+    this.unfinishedAt = this.frames.unfinished ? performance.now() : 0;
     if (this.ended) this.push(null);
     else this.socket.resume();
   }
@@ -174,6 +216,7 @@ export class Gate extends Duplex implements FrameSink {
     if (this.state !== 'open') return this.state === 'connecting';
     return (
       this.inflight < this.inflightMax &&
+      this.control > 0 &&
       !this.brokerBehind &&
       !this.handler.saturated &&
       !this.unread
@@ -182,12 +225,32 @@ export class Gate extends Duplex implements FrameSink {
 
   frame(bytes: Buffer, start: number, body: number, end: number, bodyLength: number): void {
     const type = (bytes[start] as number) >> 4;
+    this.unfinishedAt = 0;
     if (type === PUBLISH) {
       this.publish(bytes, start, body, end, bodyLength);
       return;
     }
     if (this.state === 'connecting') this.state = 'passed';
+    else this.spendControl(end - start);
     this.pass(bytes, start, end);
+  }
+
+  private spendControl(bytes: number): void {
+    const { receivedAt } = this;
+    if (receivedAt > this.controlAt) {
+      const earned = (receivedAt - this.controlAt) * CONTROL_PER_MS;
+      this.control = Math.min(CONTROL_BURST, this.control + earned);
+      this.controlAt = receivedAt;
+    }
+    this.control -= CONTROL_COST + bytes;
+    if (this.control > 0 || this.controlTimer !== undefined) return;
+    const wait = (CONTROL_RESUME - this.control) / CONTROL_PER_MS;
+    this.controlTimer = setTimeout(() => {
+      this.controlTimer = undefined;
+      this.control = CONTROL_RESUME;
+      this.controlAt = performance.now();
+      this.resumeReading();
+    }, wait);
   }
 
   violation(reason: ViolationReason): void {
@@ -226,6 +289,7 @@ export class Gate extends Duplex implements FrameSink {
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.flushAcks();
     this.frames.stop();
+    clearTimeout(this.controlTimer);
     if (!this.socket.destroyed) {
       // What was written goes out first; a peer that doesn't read is cut.
       if (error === null && this.socket.writable) {
@@ -258,6 +322,7 @@ export class Gate extends Duplex implements FrameSink {
       this.handler.alive(this);
     }
     const handled = this.frames.feed(chunk);
+    if (this.unfinishedAt === 0 && this.frames.unfinished) this.unfinishedAt = this.receivedAt;
     if (!this.held && (!handled || !this.ready())) {
       this.held = true;
       this.socket.pause();
@@ -301,6 +366,8 @@ export class Gate extends Duplex implements FrameSink {
       return;
     }
     this.inflight++;
+    // Its PUBREL.
+    if (qos === 2) this.expectAck();
     const taken = this.handler.publish(this, {
       topic: this.readTopic(bytes, body + 2, topicEnd),
       qos,

@@ -42,6 +42,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     port: limits.mqtt.port,
     fastPath: limits.fastPath,
     connectionsMax: limits.connectionsMax,
+    connectingMax: limits.connectingMax,
     connectTimeoutMs: limits.connectTimeout,
     keepAliveMaxMs: limits.keepAliveMax,
     gate: {
@@ -50,6 +51,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
       payloadBytesMax: limits.payloadBytesMax,
       keptBytesMax: limits.deadLetterPayloadBytesMax,
       inflightMax: limits.inflightMax,
+      packetTimeoutMs: limits.packetTimeout,
     },
     ingest,
     directory,

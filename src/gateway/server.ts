@@ -8,6 +8,7 @@ import { SpillwayError } from '../core/errors.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
 import { feedKeepAlive, gateOf, ProtocolBroker, subscriptionQos } from './broker.ts';
+import type { ViolationReason } from './frames.ts';
 import {
   Gate,
   type GateHandler,
@@ -36,6 +37,8 @@ export interface GatewayOptions {
   port: number;
   fastPath: boolean;
   connectionsMax: number;
+  /** Connections that have not sent a whole CONNECT yet. */
+  connectingMax: number;
   connectTimeoutMs: number;
   keepAliveMaxMs: number;
   gate: GateLimits;
@@ -53,6 +56,7 @@ export interface GatewayOptions {
 const CLIENT_ID_MAX = 128;
 const RECEIPT_BACKLOG_BYTES = 64 * 1_024;
 const SWEEP_MS = 1_000;
+const TOLD_EVERY_MS = 1_000;
 const LISTEN_BACKLOG = 1_024;
 /** Aedes closes the connection of a topic with more levels without a word. */
 const TOPIC_LEVELS_MAX = 100;
@@ -67,6 +71,8 @@ export class Gateway implements GateHandler {
   private readonly options: GatewayOptions;
   private readonly server: Server;
   private readonly gates = new Set<Gate>();
+  /** Those that have not sent a whole CONNECT, oldest first, and some that have. */
+  private readonly connecting = new Set<Gate>();
   private readonly clients = new WeakMap<Gate, Client>();
   /** Open sessions. */
   private readonly sessions = new Map<Gate, Session>();
@@ -75,6 +81,8 @@ export class Gateway implements GateHandler {
   /** Sessions of a device, by `<tenant>/<device>`. */
   private readonly byDevice = new Map<string, Set<Session>>();
   private readonly memory: SessionMemory;
+  /** When a reason for closing a connection was last logged. */
+  private readonly told = new Map<ViolationReason, number>();
   private broker!: ProtocolBroker;
   private sweep: NodeJS.Timeout | undefined;
   private directoryVersion: number;
@@ -225,9 +233,14 @@ export class Gateway implements GateHandler {
     if (client !== undefined) feedKeepAlive(client);
   }
 
-  violation(gate: Gate, reason: string): void {
-    const session = this.sessionOf.get(gate);
+  violation(gate: Gate, reason: ViolationReason): void {
     this.countRefused(reason);
+    // All are counted; a flood of them must not become one of lines.
+    const last = this.told.get(reason) ?? Number.NEGATIVE_INFINITY;
+    const now = performance.now();
+    if (now - last < TOLD_EVERY_MS) return;
+    this.told.set(reason, now);
+    const session = this.sessionOf.get(gate);
     this.options.logger.warn(
       { reason, tenant: session?.identity.tenant, device: session?.identity.device },
       'a connection was closed because it broke the protocol or a limit',
@@ -290,13 +303,30 @@ export class Gateway implements GateHandler {
     }
     const gate = new Gate(socket, this, this.options.gate);
     this.gates.add(gate);
+    this.connecting.add(gate);
+    this.cutUnfinished();
     counters.connections++;
     counters.connectionsTotal++;
     gate.once('close', () => {
       this.gates.delete(gate);
+      this.connecting.delete(gate);
       counters.connections--;
     });
     this.clients.set(gate, this.broker.handle(gate));
+  }
+
+  /**
+   * Connections that send nothing, or a CONNECT that never ends, would take all places for the whole
+   * connectTimeout. Who means it sends the CONNECT at once, so the oldest without one are closed.
+   */
+  private cutUnfinished(): void {
+    for (const gate of this.connecting) {
+      if (this.connecting.size <= this.options.connectingMax) return;
+      this.connecting.delete(gate);
+      if (!gate.connecting) continue;
+      this.countRefused('CONNECTING_MAX');
+      gate.destroy();
+    }
   }
 
   private preConnect(
@@ -478,10 +508,14 @@ export class Gateway implements GateHandler {
     return subscribeChannel(subscription.topic, tenant, device) !== undefined;
   }
 
-  /** Keeps waiting connections alive, and ends those whose device or secret is gone. */
+  /** Keeps waiting connections alive, and ends the slow and those whose device or secret is gone. */
   private onSweep(): void {
-    // Who waits for us lives on; who doesn't read what we send is subject to its keep-alive.
-    for (const gate of this.gates) if (gate.waiting && !gate.unread) this.alive(gate);
+    const now = performance.now();
+    for (const gate of this.gates) {
+      // Who waits for us lives on; who doesn't read what we send is subject to its keep-alive.
+      if (gate.waiting && !gate.unread) this.alive(gate);
+      gate.checkPace(now, this.options.connectTimeoutMs);
+    }
     try {
       this.endRevoked();
     } catch (error) {
@@ -535,6 +569,7 @@ function send(
     const granted = subscriptionQos(client, topic);
     if (granted === undefined) continue;
     const qos = granted === 0 ? 0 : 1;
+    if (qos === 1) gateOf(client).expectAck();
     const publish = () =>
       client.publish({ cmd: 'publish', topic, payload, qos, retain: false, dup: false }, () => {});
     // Aedes first notes a QoS 1 message of a persistent session, and drops it as an old one when a

@@ -36,19 +36,26 @@ interface ClientLike {
 const SESSIONS_PER_DEVICE_MAX = 8;
 const OUTGOING_MAX = 64;
 const OUTGOING_BYTES_MAX = 2 ** 20;
+/** Of all sessions together. */
+const OUTGOING_TOTAL_BYTES_MAX = 64 * 2 ** 20;
 const INCOMING_MAX = 1_000;
 
 /**
  * The memory of sessions behind Aedes, in the shape of its persistence. Aedes' own has no bounds: it keeps
  * every client id that ever acknowledged a message, every filter that a persistent session ever sent, and
  * what a device never acknowledges. Here are kept: four filters, {@link OUTGOING_MAX} messages and
- * {@link INCOMING_MAX} ids for each of {@link SESSIONS_PER_DEVICE_MAX} sessions of a device. Nothing is
- * published to others, so there are no retained messages; wills live with their connection.
+ * {@link INCOMING_MAX} ids for each of {@link SESSIONS_PER_DEVICE_MAX} sessions of a device; when all messages
+ * together are too many, the session that was sent one longest ago loses its own. Nothing is published to
+ * others, so there are no retained messages; wills live with their connection.
  *
  * Client ids begin with `<tenant>/<device>/`.
  */
 export class SessionMemory {
   private readonly devicesMax: number;
+  private readonly outgoingTotalBytesMax: number;
+  /** Sessions with messages to be acknowledged; the one that got its last one longest ago first. */
+  private readonly owing = new Set<SessionState>();
+  private outgoingTotalBytes = 0;
   /** By device, then by client id; both in the order of their last use. */
   private readonly devices = new Map<string, Map<string, SessionState>>();
   /**
@@ -57,8 +64,14 @@ export class SessionMemory {
    */
   private readonly bound = new WeakMap<ClientLike, SessionState>();
 
-  constructor(options: { devicesMax: number }) {
+  constructor(options: { devicesMax: number; outgoingTotalBytesMax?: number }) {
     this.devicesMax = options.devicesMax;
+    this.outgoingTotalBytesMax = options.outgoingTotalBytesMax ?? OUTGOING_TOTAL_BYTES_MAX;
+  }
+
+  /** What waits to be acknowledged in all sessions. */
+  get outgoing(): { sessions: number; bytes: number } {
+    return { sessions: this.owing.size, bytes: this.outgoingTotalBytes };
   }
 
   /** The state of a connected client. */
@@ -97,6 +110,8 @@ export class SessionMemory {
   async cleanSubscriptions(client: ClientLike): Promise<void> {
     const device = deviceOf(client.id);
     const sessions = this.devices.get(device);
+    const state = sessions?.get(client.id);
+    if (state !== undefined) this.forgetOutgoing(state);
     sessions?.delete(client.id);
     if (sessions?.size === 0) this.devices.delete(device);
   }
@@ -105,17 +120,25 @@ export class SessionMemory {
     const state = this.remembered(client.clientId);
     state.outgoing.push(packet);
     state.outgoingBytes += sizeOf(packet);
+    this.outgoingTotalBytes += sizeOf(packet);
     while (
       state.outgoing.length > 1 &&
       (state.outgoing.length > OUTGOING_MAX || state.outgoingBytes > OUTGOING_BYTES_MAX)
     ) {
-      remove(state, 0);
+      this.remove(state, 0);
+    }
+    this.owing.delete(state);
+    this.owing.add(state);
+    for (const longest of this.owing) {
+      if (this.outgoingTotalBytes <= this.outgoingTotalBytesMax || longest === state) break;
+      this.forgetOutgoing(longest);
     }
   }
 
   /** Notes the id under which a message was sent, or that a PUBREL takes its place. */
   async outgoingUpdate(client: ClientLike, packet: OutgoingPacket): Promise<void> {
-    const { outgoing } = this.of(client);
+    const state = this.of(client);
+    const { outgoing } = state;
     for (const [index, known] of outgoing.entries()) {
       if (known.brokerId === packet.brokerId && known.brokerId !== undefined) {
         if (known.brokerCounter !== packet.brokerCounter) continue;
@@ -123,7 +146,10 @@ export class SessionMemory {
         return;
       }
       if (known.messageId === packet.messageId) {
+        const more = sizeOf(packet) - sizeOf(known);
         outgoing[index] = packet;
+        state.outgoingBytes += more;
+        if (this.owing.has(state)) this.outgoingTotalBytes += more;
         return;
       }
     }
@@ -136,7 +162,7 @@ export class SessionMemory {
   ): Promise<OutgoingPacket | undefined> {
     const state = this.of(client);
     const index = state.outgoing.findIndex(({ messageId }) => messageId === packet.messageId);
-    return index < 0 ? undefined : remove(state, index);
+    return index < 0 ? undefined : this.remove(state, index);
   }
 
   outgoingStream(client: ClientLike): Readable {
@@ -191,11 +217,31 @@ export class SessionMemory {
     const state = sessions.get(id) ?? emptyState();
     sessions.delete(id);
     sessions.set(id, state);
-    dropOldest(sessions, SESSIONS_PER_DEVICE_MAX);
+    for (const dropped of dropOldest(sessions, SESSIONS_PER_DEVICE_MAX)) {
+      this.forgetOutgoing(dropped);
+    }
     this.devices.delete(device);
     this.devices.set(device, sessions);
-    dropOldest(this.devices, this.devicesMax);
+    for (const dropped of dropOldest(this.devices, this.devicesMax)) {
+      for (const each of dropped.values()) this.forgetOutgoing(each);
+    }
     return state;
+  }
+
+  private remove(state: SessionState, index: number): OutgoingPacket | undefined {
+    const [packet] = state.outgoing.splice(index, 1);
+    if (packet === undefined) return undefined;
+    // A session that was thrown away is not counted any more.
+    if (this.owing.has(state)) this.outgoingTotalBytes -= sizeOf(packet);
+    state.outgoingBytes -= sizeOf(packet);
+    if (state.outgoing.length === 0) this.owing.delete(state);
+    return packet;
+  }
+
+  private forgetOutgoing(state: SessionState): void {
+    if (this.owing.delete(state)) this.outgoingTotalBytes -= state.outgoingBytes;
+    state.outgoing.length = 0;
+    state.outgoingBytes = 0;
   }
 }
 
@@ -217,15 +263,12 @@ function sizeOf(packet: OutgoingPacket): number {
   return packet.payload?.length ?? 0;
 }
 
-function remove(state: SessionState, index: number): OutgoingPacket | undefined {
-  const [packet] = state.outgoing.splice(index, 1);
-  if (packet !== undefined) state.outgoingBytes -= sizeOf(packet);
-  return packet;
-}
-
-function dropOldest(map: Map<string, unknown>, max: number): void {
-  for (const key of map.keys()) {
-    if (map.size <= max) return;
+function dropOldest<V>(map: Map<string, V>, max: number): V[] {
+  const dropped: V[] = [];
+  for (const [key, value] of map) {
+    if (map.size <= max) break;
     map.delete(key);
+    dropped.push(value);
   }
+  return dropped;
 }

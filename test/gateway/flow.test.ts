@@ -115,6 +115,7 @@ test('a device that does not read its acknowledgements: few are made, all come w
     payloadBytesMax: 65_536,
     keptBytesMax: 1_024,
     inflightMax: 100,
+    packetTimeoutMs: 60_000,
   });
   gate.on('data', () => {});
   socket.push(mqtt.generate(connectPacket('acme/d1', 'secret')));

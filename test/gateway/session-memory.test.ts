@@ -119,3 +119,41 @@ test('what a connection stores after its session was thrown away goes nowhere', 
   await memory.incomingStorePacket(old, { messageId: 7 });
   assert.equal(memory.of(kept('acme/d1/c')).incoming.has(7), false);
 });
+
+test('what all sessions together have not acknowledged is bounded; who was sent nothing for longest loses it', async () => {
+  const memory = new SessionMemory({ devicesMax: 100, outgoingTotalBytesMax: 1_000 });
+  const enqueue = (id: string, payload: string) =>
+    memory.outgoingEnqueue({ clientId: id }, { cmd: 'publish', messageId: 1, payload });
+  for (let i = 0; i < 10; i++) await enqueue(`acme/d${i}/c`, 'x'.repeat(100));
+  assert.deepEqual(memory.outgoing, { sessions: 10, bytes: 1_000 });
+  await enqueue('acme/d0/c', 'x'.repeat(150));
+  assert.deepEqual(memory.outgoing, { sessions: 8, bytes: 950 });
+  assert.equal(memory.of(kept('acme/d0/c')).outgoing.length, 2);
+  assert.equal(memory.of(kept('acme/d1/c')).outgoing.length, 0);
+  assert.equal(memory.of(kept('acme/d2/c')).outgoing.length, 0);
+  // One message larger than everything is kept alone.
+  await enqueue('acme/d3/c', 'x'.repeat(5_000));
+  assert.deepEqual(memory.outgoing, { sessions: 1, bytes: 5_100 });
+  const client = kept('acme/d3/c');
+  await memory.outgoingUpdate(client, { cmd: 'pubrel', messageId: 1 });
+  assert.deepEqual(memory.outgoing, { sessions: 1, bytes: 5_000 });
+  await memory.outgoingClearMessageId(client, { cmd: 'puback', messageId: 1 });
+  await memory.outgoingClearMessageId(client, { cmd: 'puback', messageId: 1 });
+  assert.deepEqual(memory.outgoing, { sessions: 0, bytes: 0 });
+});
+
+test('a session that is thrown away takes its messages along', async () => {
+  const memory = new SessionMemory({ devicesMax: 2 });
+  const enqueue = (id: string) =>
+    memory.outgoingEnqueue({ clientId: id }, { cmd: 'publish', messageId: 1, payload: 'xx' });
+  await enqueue('acme/d1/c');
+  const old = kept('acme/d1/c');
+  memory.of(old);
+  await memory.cleanSubscriptions({ id: 'acme/d1/c' });
+  assert.deepEqual(memory.outgoing, { sessions: 0, bytes: 0 });
+  await memory.outgoingClearMessageId(old, { cmd: 'puback', messageId: 1 });
+  for (let i = 0; i < 20; i++) await enqueue(`acme/d1/c${i}`);
+  assert.deepEqual(memory.outgoing, { sessions: 8, bytes: 16 });
+  for (let i = 2; i < 20; i++) await enqueue(`acme/d${i}/c`);
+  assert.deepEqual(memory.outgoing, { sessions: 2, bytes: 4 });
+});

@@ -62,3 +62,39 @@ test('what waits behind a commit is not committed as one, however much it is', a
   assert.ok(Math.max(...commits) <= 3, `${commits}`);
   assert.deepEqual(seqs(await take(log.consumer(), 'g', 1_030), 'd1'), range(0, 1_030));
 });
+
+test('a flood that appends from its callbacks keeps neither timers nor sockets waiting', async (t) => {
+  const log = await openEmbedded(t);
+  const appender = await log.appender();
+  let running = true;
+  let commits = 0;
+  let turns = 0;
+  const busy = (ms: number) => {
+    const end = performance.now() + ms;
+    while (performance.now() < end);
+  };
+  // A callback takes longer than a commit, and one of two is always on its way: its answer is there already
+  // when the callback ends.
+  const chain = () => {
+    if (!running) return;
+    appender.append(message('d1', commits++), () => {
+      busy(20);
+      chain();
+    });
+  };
+  chain();
+  await new Promise((done) => setImmediate(done));
+  chain();
+  let commitsMax = 0;
+  let before = commits;
+  while (turns < 20) {
+    await new Promise((done) => setTimeout(done, 1));
+    turns++;
+    commitsMax = Math.max(commitsMax, commits - before);
+    before = commits;
+    if (commits > 500) break;
+  }
+  running = false;
+  await appender.flush();
+  assert.ok(commitsMax <= 5, `${commitsMax} commits in one turn of the event loop`);
+});

@@ -13,6 +13,7 @@ import type { LogConsumer } from '../../src/log/contract.ts';
 import type { Store } from '../../src/store/contract.ts';
 
 export const CLI = fileURLToPath(new URL('../../src/spillway.js', import.meta.url));
+const HEAP_PROBE = new URL('../helpers/heap-probe.mjs', import.meta.url).href;
 export const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const START_MS = 20_000;
 const STOP_MS = 40_000;
@@ -126,6 +127,13 @@ export interface TestDevice {
   secret: string;
 }
 
+export interface LiveHeap {
+  liveMiB: number;
+  rssMiB: number;
+  /** Live MiB by thread. */
+  threads: Record<string, number>;
+}
+
 /** The real program in a directory of its own, with a written configuration; it can be killed and started again. */
 export class SpillwayProcess {
   readonly t: TestContext;
@@ -136,10 +144,20 @@ export class SpillwayProcess {
   readonly logs: string[] = [];
   private child: Child | undefined;
   private address: { mqtt: number; http: string } | undefined;
+  private readonly nodeArgs: string[];
+  private heapsAsked = 0;
 
-  /** `settings` are merged into a configuration that listens on ports that the system chooses. */
-  constructor(t: TestContext, settings: Record<string, unknown>) {
+  /**
+   * `settings` are merged into a configuration that listens on ports that the system chooses. `heapProbe`
+   * makes {@link liveHeap} possible.
+   */
+  constructor(
+    t: TestContext,
+    settings: Record<string, unknown>,
+    options: { heapProbe?: boolean } = {},
+  ) {
     this.t = t;
+    this.nodeArgs = options.heapProbe === true ? ['--import', HEAP_PROBE] : [];
     this.dir = mkdtempSync(join(tmpdir(), 'spillway-system-'));
     this.file = join(this.dir, 'spillway.yaml');
     const all = {
@@ -172,8 +190,9 @@ export class SpillwayProcess {
   spawn(): Child {
     assert.ok(this.child === undefined || this.child.isOver, 'the program runs already');
     this.address = undefined;
-    const child = new Child(this.t, [CLI, 'run', '--config', this.file], {});
+    const child = new Child(this.t, [...this.nodeArgs, CLI, 'run', '--config', this.file], {});
     this.child = child;
+    this.heapsAsked = 0;
     void child.ended.then(() => {
       this.logs.push(child.stderr);
       if (this.child === child) this.address = undefined;
@@ -231,6 +250,29 @@ export class SpillwayProcess {
     const child = this.current();
     child.process.kill('SIGTERM');
     assert.equal(await child.end(), 0, child.stderr);
+  }
+
+  /** What is live in all threads after a forced collection, and what is resident. */
+  async liveHeap(): Promise<LiveHeap> {
+    const child = this.current();
+    this.heapsAsked++;
+    child.process.kill('SIGUSR2');
+    const [, line = ''] = await child.printed(
+      new RegExp(`heap-probe (\\{"asked":${this.heapsAsked},.*\\})`),
+      60_000,
+    );
+    const { rss, threads } = JSON.parse(line) as {
+      rss: number;
+      threads: { name: string; liveBytes: number }[];
+    };
+    const live = threads.reduce((sum, { liveBytes }) => sum + liveBytes, 0);
+    return {
+      liveMiB: live / 2 ** 20,
+      rssMiB: rss / 2 ** 20,
+      threads: Object.fromEntries(
+        threads.map(({ name, liveBytes }) => [name, liveBytes / 2 ** 20]),
+      ),
+    };
   }
 
   /** Calls with the store and the log's reading end, from this process. */

@@ -23,11 +23,16 @@ export const jsonCodec: Codec = {
       return [{ refusal: refuse('JSON_INVALID', { expected: 'UTF-8', actual: 'other bytes' }) }];
     }
     let data: unknown;
+    // A stack that nobody reads makes a bad text cost twice as much: 11 µs, 5 without.
+    const { stackTraceLimit } = Error;
+    Error.stackTraceLimit = 0;
     try {
       data = JSON.parse(payload.toString('utf8'));
     } catch (error) {
       const actual = error instanceof Error ? error.message : 'no JSON';
       return [{ refusal: refuse('JSON_INVALID', { expected: 'JSON (RFC 8259)', actual }) }];
+    } finally {
+      Error.stackTraceLimit = stackTraceLimit;
     }
     const out: Decoded[] = [];
     collect(data, '', undefined, limits.readingsMax, out);

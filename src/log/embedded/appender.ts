@@ -48,6 +48,8 @@ export class EmbeddedAppender implements LogAppender {
   /** Commits to come, oldest first; messages are added to the last one. */
   private groups: Group[] = [];
   private flying: Group | undefined;
+  /** Durable, and their callbacks have not run yet; oldest first. */
+  private readonly durable: Group[] = [];
   private pendingBytes = 0;
   private pendingRecords = 0;
   private scheduled = false;
@@ -206,7 +208,7 @@ export class EmbeddedAppender implements LogAppender {
 
   /** Calls back when everything appended so far is settled. */
   private afterAll(done: Done): void {
-    const last = this.groups.at(-1) ?? this.flying;
+    const last = this.groups.at(-1) ?? this.flying ?? this.durable.at(-1);
     // Before the answer to any later commit can come.
     if (last === undefined) queueMicrotask(() => done(null));
     else last.dones.push(done);
@@ -284,8 +286,20 @@ export class EmbeddedAppender implements LogAppender {
       this.isFull = false;
       this.events.onFull?.(false, undefined);
     }
-    for (const done of group.dones) done(null);
     this.events.onCommit?.(message.ms, group.lines.length);
+    if (this.durable.push(group) === 1) setImmediate(() => this.settle());
+  }
+
+  /**
+   * The callbacks of one commit in each turn of the event loop. Within the message's own turn Node goes on
+   * with further messages of the port, and as callbacks append what makes the next commit, a flood kept
+   * sockets and timers waiting for seconds.
+   */
+  private settle(): void {
+    const group = this.durable.shift();
+    if (group === undefined) return;
+    if (this.durable.length > 0) setImmediate(() => this.settle());
+    for (const done of group.dones) done(null);
     if (this.isSaturated && this.pendingBytes < this.options.pendingBytesMax / 4) {
       this.isSaturated = false;
       for (const callback of this.reliefs) callback();
@@ -300,6 +314,7 @@ export class EmbeddedAppender implements LogAppender {
   }
 
   private refuseAll(error: SpillwayError): void {
+    while (this.durable.length > 0) this.settle();
     const groups = this.flying === undefined ? this.groups : [this.flying, ...this.groups];
     this.flying = undefined;
     this.groups = [];
