@@ -68,7 +68,10 @@ export interface RecordSource {
   number: number;
 }
 
-/** Records of one partition, in order, without gaps unless the log was trimmed. */
+/**
+ * Records of one partition, in order, without gaps unless the log was trimmed. A log that others can write
+ * to leaves out what is no record of ours; a batch may be empty by that.
+ */
 export interface LogBatch {
   partition: number;
   firstOffset: number;
@@ -103,8 +106,9 @@ export interface ConsumeOptions {
    * Where the members of a group share the partitions, the three callbacks say who has which. A log that
    * has one reader for each group never calls them.
    *
-   * All or some of the partitions may be taken away. No batch is yielded from here until the call of
-   * `onRevoked` or `onAssigned`; what the caller has to write of what it was given must be written when
+   * All or some of the partitions may be taken away. No batch is yielded until the promise has resolved and
+   * the members have agreed: then `onRevoked` and `onAssigned` are called for what has changed, if anything,
+   * and batches of the rest go on. What the caller has to write of what it was given must be written when
    * the promise resolves. The log waits for a bounded time.
    */
   onRevoking?(partitions: readonly number[]): Promise<void>;

@@ -7,28 +7,48 @@ const VERSION = 0;
 const { MemberMetadata, MemberAssignment } = kafkajs.AssignerProtocol;
 
 /** What a member says of itself when it joins. */
-export function encodeSubscription(topics: string[]): Buffer {
-  return MemberMetadata.encode({ version: VERSION, topics, userData: Buffer.alloc(0) });
+export interface Subscription {
+  topics: string[];
+  /** Partition numbers that it has, and since which generation of the group. */
+  owned: number[];
+  generation: number;
+}
+
+export function encodeSubscription({ topics, owned, generation }: Subscription): Buffer {
+  const userData = Buffer.from(JSON.stringify({ owned, generation }));
+  return MemberMetadata.encode({ version: VERSION, topics, userData });
+}
+
+function decodeSubscription(bytes: Buffer): Subscription {
+  const { topics = [], userData } = MemberMetadata.decode(bytes) ?? {};
+  try {
+    const { owned, generation } = JSON.parse(String(userData)) as Partial<Subscription>;
+    if (Array.isArray(owned) && typeof generation === 'number')
+      return { topics, owned, generation };
+  } catch {
+    // Of a release that says nothing: it has nothing to keep.
+  }
+  return { topics, owned: [], generation: -1 };
 }
 
 /**
  * Shares partitions among the members of a group. Partitions with the same number of all topics go
- * together, and members that come and go move few of the others' partitions (rendezvous hashing with equal
- * shares). A member gets nothing of a topic that it doesn't know: one of an earlier release.
+ * together; members keep what they have as far as shares stay equal. A member gets nothing of a topic that
+ * it doesn't know: one of an earlier release.
  */
 export function assign(
   members: readonly { memberId: string; memberMetadata: Buffer }[],
   counts: ReadonlyMap<string, number>,
 ): { memberId: string; memberAssignment: Buffer }[] {
-  const owners = share(
-    members.map(({ memberId }) => memberId),
-    Math.max(0, ...counts.values()),
-  );
-  return members.map(({ memberId, memberMetadata }) => {
-    const topics = new Set(MemberMetadata.decode(memberMetadata)?.topics);
+  const subscriptions = members.map(({ memberId, memberMetadata }) => ({
+    memberId,
+    ...decodeSubscription(memberMetadata),
+  }));
+  const owners = share(subscriptions, Math.max(0, ...counts.values()));
+  return subscriptions.map(({ memberId, topics }) => {
     const assignment: Record<string, number[]> = {};
     for (const [topic, count] of counts) {
-      if (!topics.has(topic)) continue;
+      if (!topics.includes(topic)) continue;
       const its = owners.flatMap((owner, i) => (owner === memberId && i < count ? [i] : []));
       if (its.length > 0) assignment[topic] = its;
     }
@@ -49,34 +69,42 @@ export function decodeAssignment(bytes: Buffer, topics: readonly string[]): Plac
   );
 }
 
-/** The member for each of `count` partitions; shares differ by one at most. */
-export function share(members: readonly string[], count: number): string[] {
-  const most = Math.ceil(count / members.length);
-  const withMost = count - (most - 1) * members.length;
-  const load = new Map(members.map((member) => [member, 0]));
-  let atMost = 0;
-  return Array.from({ length: count }, (_, partition) => {
-    const ranked = [...members].sort(
-      (a, b) => weight(b, partition) - weight(a, partition) || (a < b ? -1 : 1),
-    );
-    const owner = ranked.find((member) => {
-      const has = load.get(member) ?? 0;
-      return has < most - 1 || (has === most - 1 && atMost < withMost);
-    });
-    if (owner === undefined) throw new Error('no member takes a partition');
-    const has = (load.get(owner) ?? 0) + 1;
-    load.set(owner, has);
-    if (has === most) atMost += 1;
-    return owner;
-  });
-}
+type Claims = Omit<Subscription, 'topics'> & { memberId: string };
 
-/** FNV-1a, mixed once more so that neighbouring partitions differ. */
-function weight(member: string, partition: number): number {
-  let hash = 0x811c9dc5;
-  for (const unit of `${partition}/${member}`) {
-    hash = Math.imul(hash ^ unit.charCodeAt(0), 0x01000193);
+/** The member for each of `count` partitions; shares differ by one at most, and few partitions move. */
+export function share(members: readonly Claims[], count: number): string[] {
+  const owners: (string | undefined)[] = new Array(count);
+  const has = new Map(members.map(({ memberId }) => [memberId, 0]));
+  const least = Math.floor(count / members.length);
+  let withMore = count - least * members.length;
+  const take = (memberId: string, partition: number): boolean => {
+    const its = has.get(memberId) ?? 0;
+    if (its > least || (its === least && withMore === 0)) return false;
+    if (its === least) withMore -= 1;
+    has.set(memberId, its + 1);
+    owners[partition] = memberId;
+    return true;
+  };
+  // Of two that claim the same, the later generation is right. Whoever has most may keep one more.
+  const claims = members.toSorted(
+    (a, b) =>
+      b.generation - a.generation ||
+      b.owned.length - a.owned.length ||
+      (a.memberId < b.memberId ? -1 : 1),
+  );
+  for (const { memberId, owned } of claims) {
+    for (const partition of owned) {
+      if (partition < count && owners[partition] === undefined) take(memberId, partition);
+    }
   }
-  hash ^= hash >>> 15;
-  return Math.imul(hash, 0x2c1b3c6d) >>> 0;
+  const names = claims.map(({ memberId }) => memberId);
+  return Array.from({ length: count }, (_, partition) => {
+    const kept = owners[partition];
+    if (kept !== undefined) return kept;
+    const found = names
+      .toSorted((a, b) => (has.get(a) ?? 0) - (has.get(b) ?? 0))
+      .find((name) => take(name, partition));
+    if (found === undefined) throw new Error('no member takes a partition');
+    return found;
+  });
 }

@@ -14,7 +14,8 @@ export interface Decoded {
 
 /**
  * The records of consecutive batches from `from` on. What others have put into our topics and is no record
- * makes a gap. Throws LOG_CORRUPT for damage.
+ * makes a gap; behind the last record an empty batch stands for it, so that a reader comes to the end.
+ * Throws LOG_CORRUPT for damage.
  */
 export async function decodeBatches(
   partition: number,
@@ -24,6 +25,7 @@ export async function decodeBatches(
 ): Promise<Decoded> {
   const runs = new Runs(partition, lines);
   for (const raw of raws) {
+    runs.covered = raw.lastOffset + 1;
     if (isControl(raw)) continue;
     const where = `partition ${partition}, offset ${raw.baseOffset}`;
     if (!isIntact(raw)) throw corrupt(where, 'its checksum does not match');
@@ -38,6 +40,7 @@ export async function decodeBatches(
       throw cause instanceof RangeError ? corrupt(where, 'it does not unpack', cause) : cause;
     }
   }
+  runs.end(from);
   return { batches: runs.batches, unreadable: runs.unreadable };
 }
 
@@ -49,6 +52,8 @@ interface Run extends LogBatch {
 class Runs {
   readonly batches: Run[] = [];
   unreadable = 0;
+  /** Behind all that was looked at. */
+  covered = 0;
   private readonly partition: number;
   private readonly asLines: boolean;
   private run: Run | undefined;
@@ -72,12 +77,23 @@ class Runs {
     if (run === undefined || run.nextOffset !== offset) run = this.begin(offset);
     if (record !== undefined) run.records.push(record);
     else run.lines?.push(value);
-    cursor.headers(this.names, this.texts);
-    const [source = '', number = ''] = this.texts;
-    // Who sends no number may repeat itself, and nobody can tell.
-    run.sources.push({ source, number: number === '' ? offset : Number(number) });
+    run.sources.push(this.sourceOf(cursor, offset));
     run.nextOffset = offset + 1;
     run.appendedAt = timestamp;
+  }
+
+  /** Makes the last batch reach behind all that was looked at. */
+  end(from: number): void {
+    const reached = this.batches.at(-1)?.nextOffset ?? from;
+    if (reached < this.covered) this.begin(reached).nextOffset = this.covered;
+  }
+
+  /** Who sends no number may repeat itself, and nobody can tell. */
+  private sourceOf(cursor: RecordCursor, offset: number): RecordSource {
+    cursor.headers(this.names, this.texts);
+    const [source = '', text = ''] = this.texts;
+    const number = text === '' ? Number.NaN : Number(text);
+    return Number.isSafeInteger(number) ? { source, number } : { source: '', number: offset };
   }
 
   private begin(offset: number): Run {
@@ -100,9 +116,31 @@ class Runs {
 function parse(value: string | null): LogRecord | undefined {
   if (value === null) return undefined;
   try {
-    const record = JSON.parse(value) as LogRecord | null;
-    return typeof record?.kind === 'string' ? record : undefined;
+    const record: unknown = JSON.parse(value);
+    return isRecord(record) ? record : undefined;
   } catch {
     return undefined;
+  }
+}
+
+/** What everybody who takes records relies on; the values of a reading were checked by its gateway. */
+function isRecord(record: unknown): record is LogRecord {
+  const one = (record ?? {}) as Record<string, unknown>;
+  if (typeof one.tenant !== 'string' || typeof one.device !== 'string') return false;
+  if (!Number.isFinite(one.received)) return false;
+  switch (one.kind) {
+    case 'reading':
+      return (
+        Number.isFinite(one.ts) &&
+        typeof one.type === 'string' &&
+        typeof one.values === 'object' &&
+        one.values !== null
+      );
+    case 'deadLetter':
+      return typeof one.code === 'string' && typeof one.payload === 'string';
+    case 'shed':
+      return typeof one.code === 'string' && Number.isFinite(one.count);
+    default:
+      return one.kind === 'event';
   }
 }

@@ -29,7 +29,7 @@ export interface MembershipEvents {
 interface Generation {
   id: number;
   isLeader: boolean;
-  owned: ReadonlySet<string>;
+  owned: ReadonlyMap<string, Placement>;
 }
 
 /** Answers by which the group says that this member is none, or not of the present generation. */
@@ -205,7 +205,7 @@ export class Membership {
           sessionTimeout: sessionTimeoutMs,
           rebalanceTimeout: rebalanceTimeoutMs,
           memberId: this.memberId,
-          groupProtocols: [{ name: ASSIGNER, metadata: encodeSubscription(topics) }],
+          groupProtocols: [{ name: ASSIGNER, metadata: this.subscription() }],
         }),
       answerMs,
     );
@@ -224,9 +224,17 @@ export class Membership {
     const assignment = decodeAssignment(memberAssignment, topics);
     const continued = isSame && this.generation?.id === generationId - 1;
     this.signAt = sentAt;
-    this.generation = { id: generationId, isLeader, owned: new Set(assignment.map(keyOf)) };
+    const owned = new Map(assignment.map((at) => [keyOf(at), at]));
+    this.generation = { id: generationId, isLeader, owned };
     this.isHolding = false;
     await this.events.onJoined(assignment, continued);
+  }
+
+  private subscription(): Buffer {
+    const { generation, topics } = this;
+    const owned = [...(generation?.owned.values() ?? [])];
+    const numbers = new Set(owned.map(({ partition }) => partition));
+    return encodeSubscription({ topics, owned: [...numbers], generation: generation?.id ?? -1 });
   }
 
   /** Until the group rebalances, or has done so without this member. */

@@ -254,6 +254,7 @@ export class Reader {
   }
 
   private failed(tracked: Tracked, error: unknown): void {
+    if (this.tracked.get(keyOf(tracked)) !== tracked) return;
     tracked.retryAt = performance.now() + backoffMs(tracked.failures++);
     this.wire.invalidate();
     this.trouble(error);
