@@ -140,24 +140,36 @@ export class Flush {
     this.rowsWritten += rows.length;
   }
 
+  /** All partitions at once: a store or log that is far away may make one request of it. */
   private async commit(): Promise<void> {
     const { group, store, consumer, intake, faultPoint } = this.options;
-    for (const state of [...intake.partitions.values()]) {
-      const { partition, next, tally, sources } = state;
-      if (next <= state.committed) continue;
-      const progress = { group, partition, nextOffset: next, ledger: tally.read() };
-      await unlessLost(async () => {
+    const moved = [...intake.partitions.values()]
+      .filter(({ next, committed }) => next > committed)
+      .map((state) => ({ state, next: state.next }));
+    await all(moved, ({ state, next }) =>
+      unlessLost(async () => {
         if (state.isLost) return;
+        const { partition, tally, sources } = state;
+        const progress = { group, partition, nextOffset: next, ledger: tally.read() };
         await store.commit(sources.size === 0 ? progress : { ...progress, sources });
         state.committed = next;
         tally.clear();
-      });
-      faultPoint('storeCommitted');
-      await unlessLost(async () => {
-        if (!state.isLost) await consumer.commit(group, partition, next);
-      });
-      faultPoint('logCommitted');
-    }
+      }),
+    );
+    faultPoint('storeCommitted');
+    await all(moved, ({ state, next }) =>
+      unlessLost(async () => {
+        if (!state.isLost) await consumer.commit(group, state.partition, next);
+      }),
+    );
+    faultPoint('logCommitted');
+  }
+}
+
+/** Resolves when all are done; when one fails, throws after the others have ended. */
+async function all<T>(of: readonly T[], work: (one: T) => Promise<void>): Promise<void> {
+  for (const result of await Promise.allSettled(of.map(work))) {
+    if (result.status === 'rejected') throw result.reason;
   }
 }
 

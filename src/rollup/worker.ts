@@ -374,8 +374,11 @@ class RollupWorker {
     }
     if (clock.now() >= this.retentionDue) await this.applyRetention();
     const ended = this.monotonicNow();
-    // Flushing takes at most half of the time.
-    this.flushDue = ended + Math.max(this.options.config.rollup.flushInterval, ended - began);
+    // From beginning to beginning, but flushing takes at most half of the time.
+    this.flushDue = Math.max(
+      began + this.options.config.rollup.flushInterval,
+      ended + (ended - began),
+    );
   }
 
   private hasNews(): boolean {

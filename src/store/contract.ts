@@ -84,7 +84,7 @@ export interface StoreWriter {
   purgeDeadLetters(purge: DevicePurge): Promise<void>;
   /** Key: (windowMs, tenant, device, metric, start). Overwrites. */
   writeRollups(rows: readonly RollupRow[]): Promise<void>;
-  /** Adds the ledger lines and moves the position, in one transaction; does nothing when the stored position is already at or past `nextOffset`. */
+  /** Adds the ledger lines and moves the position, in one transaction; does nothing when the stored position is already at or past `nextOffset`. Calls for several partitions may be under way at once. */
   commit(progress: Progress): Promise<void>;
   /** Drops what is older than its retention, in whole files; never blocks writes for long. Returns the names of what was dropped. */
   applyRetention(now: number): Promise<string[]>;

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome } from '../../core/nouns.ts';
 import type { LedgerQuery, Progress } from '../contract.ts';
@@ -10,7 +11,7 @@ import {
   type SessionRecord,
   successorOf,
   writeAll,
-  writeSession,
+  writeSessions,
 } from './sessions.ts';
 
 interface Session {
@@ -28,9 +29,28 @@ export interface LedgerWriterOptions {
   cellsMax: number;
 }
 
-/** Commits progress, exactly once whatever fails in between (`sessions.ts`). */
+interface Waiting {
+  key: string;
+  progress: Progress;
+  resolve: () => void;
+  reject: (error: unknown) => void;
+}
+
+/** What a commit writes, and what is remembered of it afterwards. */
+interface Step {
+  session: Session;
+  moved: SessionRecord;
+  states: Map<string, string>;
+}
+
+/**
+ * Commits progress, exactly once whatever fails in between (`sessions.ts`). Partitions that are committed
+ * at once share two requests: one for all cells, then one for all positions.
+ */
 export class LedgerWriter {
   private readonly options: LedgerWriterOptions;
+  private waiting: Waiting[] = [];
+  private isCommitting = false;
   private readonly sessions = new Map<string, Session>();
   /** By partition: numbers below were tried, with an outcome that may be unknown. */
   private readonly numberMin = new Map<string, number>();
@@ -39,19 +59,61 @@ export class LedgerWriter {
     this.options = options;
   }
 
-  async commit(progress: Progress): Promise<void> {
-    const { group, partition } = progress;
-    const key = partitionKey(group, partition);
-    try {
-      let session = this.sessions.get(key);
-      if (session === undefined || session.cells.size > this.options.cellsMax) {
-        session = await this.begin(group, partition);
+  commit(progress: Progress): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const key = partitionKey(progress.group, progress.partition);
+      this.waiting.push({ key, progress, resolve, reject });
+      if (!this.isCommitting) void this.commitWaiting();
+    });
+  }
+
+  private async commitWaiting(): Promise<void> {
+    this.isCommitting = true;
+    while (this.waiting.length > 0) {
+      await turn();
+      // One of each partition at a time.
+      const going = new Map<string, Waiting>();
+      const later: Waiting[] = [];
+      for (const one of this.waiting) {
+        if (going.has(one.key)) later.push(one);
+        else going.set(one.key, one);
       }
-      await this.apply(session, progress);
-    } catch (error) {
-      // Nobody knows what of it has been written: a new session finds out and starts from there.
-      this.sessions.delete(key);
-      throw error;
+      this.waiting = later;
+      try {
+        await this.commitAll([...going.values()]);
+        for (const { resolve } of going.values()) resolve();
+      } catch (error) {
+        // Nobody knows what of it has been written: new sessions find out and start from there.
+        for (const key of going.keys()) this.sessions.delete(key);
+        for (const { reject } of going.values()) reject(error);
+      }
+    }
+    this.isCommitting = false;
+  }
+
+  private async commitAll(going: readonly Waiting[]): Promise<void> {
+    const { lines, bucket, cellsMax } = this.options;
+    const steps: Step[] = [];
+    const texts: string[] = [];
+    for (const { key, progress } of going) {
+      let session = this.sessions.get(key);
+      if (session === undefined || session.cells.size > cellsMax) {
+        session = await this.begin(progress.group, progress.partition);
+      }
+      const { next } = session.record;
+      if (next === null || next < progress.nextOffset) {
+        steps.push({ session, ...stepOf(session, progress, texts) });
+      }
+    }
+    await writeAll(lines, bucket, texts);
+    await writeSessions(
+      lines,
+      bucket,
+      steps.map(({ moved }) => moved),
+    );
+    for (const { session, moved, states } of steps) {
+      session.record = moved;
+      for (const [key, state] of states) session.cells.set(key, state);
     }
   }
 
@@ -76,34 +138,31 @@ export class LedgerWriter {
     const numberMin = this.numberMin.get(key) ?? 1;
     const record = successorOf(group, partition, records, clock.now(), numberMin);
     this.numberMin.set(key, record.number + 1);
-    await writeSession(lines, bucket, record);
+    await writeSessions(lines, bucket, [record]);
     const session: Session = { record, cells: new Map() };
     this.sessions.set(key, session);
     return session;
   }
+}
 
-  private async apply(session: Session, progress: Progress): Promise<void> {
-    const { lines, bucket } = this.options;
-    const { group, partition, nextOffset } = progress;
-    const { record, cells } = session;
-    if (record.next !== null && record.next >= nextOffset) return;
-    const states = new Map<string, string>();
-    const texts: string[] = [];
-    for (const [key, change] of changesOf(progress)) {
-      const before = cells.get(key);
-      const newest = newestValue(before);
-      const value = change.isSum ? newest + change.value : change.value;
-      if (before !== undefined && value === newest) continue;
-      const state = nextState(before, value, nextOffset);
-      states.set(key, state);
-      texts.push(cellLine(group, partition, record.number, change.key, state));
-    }
-    await writeAll(lines, bucket, texts);
-    const moved = { ...record, next: nextOffset };
-    await writeSession(lines, bucket, moved);
-    session.record = moved;
-    for (const [key, state] of states) cells.set(key, state);
+/** Adds the lines of changed cells to `texts`. */
+function stepOf(
+  { record, cells }: Session,
+  progress: Progress,
+  texts: string[],
+): Omit<Step, 'session'> {
+  const { group, partition, nextOffset } = progress;
+  const states = new Map<string, string>();
+  for (const [key, change] of changesOf(progress)) {
+    const before = cells.get(key);
+    const newest = newestValue(before);
+    const value = change.isSum ? newest + change.value : change.value;
+    if (before !== undefined && value === newest) continue;
+    const state = nextState(before, value, nextOffset);
+    states.set(key, state);
+    texts.push(cellLine(group, partition, record.number, change.key, state));
   }
+  return { moved: { ...record, next: nextOffset }, states };
 }
 
 interface Change {

@@ -47,6 +47,8 @@ export function isExpired({ message }: RejectedLine): boolean {
 /** Writes lines, in no particular order, so that each is durable or known to be refused. */
 export class LineWriter {
   private readonly options: LineWriterOptions;
+  private underWay = 0;
+  private readonly waiting: (() => void)[] = [];
 
   constructor(options: LineWriterOptions) {
     this.options = options;
@@ -70,7 +72,12 @@ export class LineWriter {
     let next = 0;
     const work = async (): Promise<void> => {
       for (let batch = batches[next++]; batch !== undefined; batch = batches[next++]) {
-        for (const one of await this.writeBatch(path, lines, batch)) rejected.push(one);
+        await this.enter();
+        try {
+          for (const one of await this.writeBatch(path, lines, batch)) rejected.push(one);
+        } finally {
+          this.leave();
+        }
       }
     };
     const workers = Array.from({ length: Math.min(concurrency, batches.length) }, async () => {
@@ -85,6 +92,18 @@ export class LineWriter {
     const results = await Promise.allSettled(workers);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
     return rejected.sort((a, b) => a.index - b.index);
+  }
+
+  /** Calls share the requests that may be under way. */
+  private async enter(): Promise<void> {
+    if (this.underWay < this.options.concurrency) this.underWay += 1;
+    else await new Promise<void>((resolve) => this.waiting.push(resolve));
+  }
+
+  private leave(): void {
+    const next = this.waiting.shift();
+    if (next === undefined) this.underWay -= 1;
+    else next();
   }
 
   private batches(lines: readonly string[]): Batch[] {

@@ -117,19 +117,21 @@ export function successorOf(
   };
 }
 
-/** Moves a session's position: the moment at which its cells begin to count. */
-export async function writeSession(
+/** Moves the positions of sessions: the moment at which their cells begin to count. */
+export async function writeSessions(
   lines: LineWriter,
   bucket: string,
-  { group, partition, time, number, base, next }: SessionRecord,
+  records: readonly SessionRecord[],
 ): Promise<void> {
+  await writeAll(lines, bucket, records.map(lineOf));
+}
+
+function lineOf({ group, partition, time, number, base, next }: SessionRecord): string {
   const tags = `group=${encodeTag(group)},partition=${partition}`;
   const state = textValue(JSON.stringify({ number, base, next }));
   // For people; the state says it too.
   const people = next === null ? '' : `next=${next}i,`;
-  await writeAll(lines, bucket, [
-    `${POSITION_MEASUREMENT},${tags} ${people}${CELL_FIELD}=${state} ${time}000000`,
-  ]);
+  return `${POSITION_MEASUREMENT},${tags} ${people}${CELL_FIELD}=${state} ${time}000000`;
 }
 
 /** Writes lines in ns, all of them. */

@@ -247,8 +247,12 @@ class InfluxStore implements Store {
       if (list === undefined) byBucket.set(bucket, [row]);
       else list.push(row);
     }
-    for (const [bucket, list] of byBucket) {
-      await writeRollups(this.lines, bucket, list, this.describe);
+    const writing = [...byBucket].map(([bucket, list]) =>
+      writeRollups(this.lines, bucket, list, this.describe),
+    );
+    // All have ended before this does: nothing is written behind the caller's back.
+    for (const result of await Promise.allSettled(writing)) {
+      if (result.status === 'rejected') throw result.reason;
     }
     this.seriesOf.invalidate();
   }
