@@ -1,8 +1,9 @@
 import { Command } from 'commander';
+import { addAuditCommand } from './cli/audit.ts';
 import { configFile, print, readConfig, reportError } from './cli/context.ts';
 import { addDeadLetterCommands } from './cli/dead-letters.ts';
 import { addDeviceCommands, addTokenCommands } from './cli/devices.ts';
-import { addAuditCommand, addReportCommand } from './cli/reports.ts';
+import { addReportCommand } from './cli/reports.ts';
 import { addTypeCommands } from './cli/types.ts';
 import { explain } from './config/explain.ts';
 import { loadConfig } from './config/load.ts';

@@ -48,6 +48,7 @@ export function openAppender(config: Config, events: AppenderEvents): Promise<Em
       diskBytesMax: embedded.diskBytesMax,
       retainForMs: embedded.retainFor,
       retainBytes: embedded.retainBytes,
+      accountForMs: config.store.retention.ledger,
       compression: embedded.compression,
       commitRecordsMax: embedded.commitRecordsMax,
       commitBytesMax: embedded.commitBytesMax,

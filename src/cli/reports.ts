@@ -2,11 +2,7 @@ import { type Command, Option } from 'commander';
 import { deviceTypes } from '../config/device-types.ts';
 import { retentionOf } from '../config/windows.ts';
 import { systemClock } from '../core/clock.ts';
-import { SpillwayError } from '../core/errors.ts';
-import { parseDuration } from '../core/units.ts';
-import { openConsumer, openStore, ROLLUP_GROUP } from '../engines.ts';
-import { auditJson, auditTable } from '../ops/audit-format.ts';
-import { audit } from '../ops/ledger.ts';
+import { openStore } from '../engines.ts';
 import { completenessLine, formatReport } from '../reports/format.ts';
 import { FORMATS, type Format } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
@@ -78,59 +74,4 @@ export function addReportCommand(program: Command): void {
         await store.close();
       }
     });
-}
-
-/** `spillway audit` */
-export function addAuditCommand(program: Command): void {
-  program
-    .command('audit')
-    .description(
-      'what became of every message: received = stored + dead-lettered + shed + duplicate + in flight',
-    )
-    .option('--tenant <name>', 'one customer; default: all')
-    .option('--last <duration>', 'gateway time, in whole hours; default: everything')
-    .option('--by-device', 'a row for each device')
-    .addOption(
-      new Option('--format <format>', 'how to print it')
-        .choices(['table', 'json'])
-        .default('table'),
-    )
-    .option('--config <file>', 'configuration file')
-    .action(async ({ config: file, tenant, last, byDevice, format }) => {
-      const config = readConfig(file);
-      const store = await openStore(config, { readOnly: true });
-      const consumer = await openConsumer(config);
-      try {
-        const result = await audit({
-          store,
-          consumer,
-          group: ROLLUP_GROUP,
-          ...(tenant === undefined ? {} : { tenant }),
-          ...(last === undefined ? {} : { from: systemClock.now() - durationOf(last) }),
-          byDevice: byDevice === true,
-        });
-        const text =
-          format === 'json'
-            ? `${JSON.stringify(auditJson(result), null, 2)}\n`
-            : auditTable(result);
-        await print([text]);
-        if (result.balanced === false) {
-          throw new SpillwayError('AUDIT_UNBALANCED', 'some messages are not accounted for');
-        }
-      } finally {
-        await consumer.close();
-        await store.close();
-      }
-    });
-}
-
-function durationOf(text: string): number {
-  const ms = parseDuration(text);
-  if (ms === undefined) {
-    throw new SpillwayError(
-      'QUERY_INVALID',
-      `last: expected a duration such as 24h; got ${JSON.stringify(text)}.`,
-    );
-  }
-  return ms;
 }

@@ -211,6 +211,7 @@ export const configSchema = z.strictObject({
           hour: duration('730d'),
           day: duration('3650d'),
           deadLetters: duration('30d'),
+          ledger: duration('400d'),
         })
         .prefault({}),
     })

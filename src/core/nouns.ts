@@ -218,6 +218,8 @@ export interface DeviceType {
 export interface Retention {
   rawMs: number;
   deadLettersMs: number;
+  /** The ledger and the gateways' own account, by hours of gateway time; absent: for ever. */
+  ledgerMs?: number;
   /** By window size in ms. */
   rollupsMs: ReadonlyMap<number, number>;
 }

@@ -126,6 +126,7 @@ export function startForwarder(
     acknowledgeTimeoutMs: kafka.requestTimeout / 2,
     commitIntervalMs: COMMIT_INTERVAL_MS,
     tallyIntervalMs: TALLY_INTERVAL_MS,
+    accountForMs: config.store.retention.ledger,
     refusal: { code: 'LOG_REFUSED', message: REFUSALS.LOG_REFUSED },
     deadLetterPayloadBytesMax: config.gateway.deadLetterPayloadBytesMax,
   });

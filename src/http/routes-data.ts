@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import { deviceTypes } from '../config/device-types.ts';
-import { retentionOf } from '../config/windows.ts';
+import { ledgerFrom, retentionOf } from '../config/windows.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { isName } from '../core/names.ts';
 import { auditJson } from '../ops/audit-format.ts';
@@ -53,14 +53,16 @@ export function dataRoutes(app: FastifyInstance, context: DataContext): void {
 
   app.get('/api/v1/audit', async (request) => {
     const rights = await context.rights(request, 'data');
-    const parameters = only(parametersOf(request), ['tenant', 'from', 'to', 'devices']);
+    const parameters = only(parametersOf(request), ['tenant', 'from', 'to', 'devices', 'hours']);
     const tenant = tenantOf(rights, parameters.tenant);
+    const keptFrom = ledgerFrom(config, clock.now());
     const result = await context.queries.run(() =>
       audit({
         ...{ store, consumer, group: 'rollup' },
         ...(tenant !== undefined && { tenant }),
         ...timeRange(parameters, clock.now()),
-        byDevice: flag(parameters, 'devices'),
+        by: flag(parameters, 'hours') ? 'hour' : flag(parameters, 'devices') ? 'device' : 'tenant',
+        ...(keptFrom !== undefined && { keptFrom }),
         signal: AbortSignal.timeout(config.http.requestTimeout),
       }),
     );

@@ -7,7 +7,10 @@ export type Positions = ReadonlyMap<number, number>;
 
 export interface AuditRow {
   tenant: string;
+  /** Absent where a row is of a whole tenant. */
   device?: string;
+  /** Start of the hour of gateway time, ms; absent where a row is of all hours. */
+  hour?: number;
   received: number;
   stored: number;
   /** By refusal code. */
@@ -20,6 +23,9 @@ export interface AuditRow {
   /** received − all others; 0 when every message is accounted for. */
   difference: number;
 }
+
+/** What has a row of its own: a tenant, one of its devices, or a device in an hour. */
+export type RowsBy = 'tenant' | 'device' | 'hour';
 
 /** What an audit is about; hours of gateway time, ms. */
 export interface Scope {
@@ -47,19 +53,25 @@ const HOUR_MS = 3_600_000;
 export class AccountRows {
   readonly rows = new Map<string, AuditRow>();
   unbalanced = 0;
-  private readonly byDevice: boolean;
+  /** How far the rows are from balancing, all together. */
+  distance = 0;
+  private readonly by: RowsBy;
 
-  constructor(byDevice: boolean) {
-    this.byDevice = byDevice;
+  constructor(by: RowsBy) {
+    this.by = by;
   }
 
-  private row(tenant: string, device: string): AuditRow {
-    const key = this.byDevice ? `${tenant}/${device}` : tenant; // names hold no slash
+  private row(tenant: string, device: string, hour: number): AuditRow {
+    const { by } = this;
+    // Names hold no slash.
+    const ofDevice = by === 'tenant' ? tenant : `${tenant}/${device}`;
+    const key = by === 'hour' ? `${ofDevice}/${hour}` : ofDevice;
     let row = this.rows.get(key);
     if (row === undefined) {
       row = {
         tenant,
-        ...(this.byDevice && { device }),
+        ...(by !== 'tenant' && { device }),
+        ...(by === 'hour' && { hour }),
         ...{ received: 0, stored: 0, inFlight: 0, difference: 0 },
         ...{ deadLettered: new Map(), shed: new Map(), duplicate: new Map() },
       };
@@ -70,33 +82,29 @@ export class AccountRows {
 
   private differ(row: AuditRow, by: number): void {
     const before = row.difference === 0;
+    this.distance -= Math.abs(row.difference);
     row.difference += by;
+    this.distance += Math.abs(row.difference);
     if (before && row.difference !== 0) this.unbalanced += 1;
     else if (!before && row.difference === 0) this.unbalanced -= 1;
   }
 
   /** The two accounts, without what is in flight. */
   add(received: readonly ReceivedCount[], ledger: readonly LedgerCount[]): void {
-    for (const { tenant, device, outcome, code, count } of ledger) {
-      this.outcome(tenant, device, outcome, code, count);
+    for (const line of ledger) this.outcome(line);
+    for (const { tenant, device, hour, count } of received) {
+      this.received(tenant, device, hour, count);
     }
-    for (const { tenant, device, count } of received) this.received(tenant, device, count);
   }
 
-  private received(tenant: string, device: string, count: number): void {
-    const row = this.row(tenant, device);
+  private received(tenant: string, device: string, hour: number, count: number): void {
+    const row = this.row(tenant, device, hour);
     row.received += count;
     this.differ(row, count);
   }
 
-  private outcome(
-    tenant: string,
-    device: string,
-    outcome: 'stored' | 'deadLetter' | 'shed' | 'duplicate',
-    code: string,
-    count: number,
-  ): void {
-    const row = this.row(tenant, device);
+  private outcome({ tenant, device, hour, outcome, code, count }: LedgerCount): void {
+    const row = this.row(tenant, device, hour);
     if (outcome === 'stored') row.stored += count;
     else {
       const codes = outcome === 'deadLetter' ? row.deadLettered : row[outcome];
@@ -105,16 +113,12 @@ export class AccountRows {
     this.differ(row, -count);
   }
 
-  inFlight(tenant: string, device: string, count: number): void {
-    const row = this.row(tenant, device);
+  /** `received`: gateway time of the records, ms. */
+  inFlight(record: { tenant: string; device: string; received: number }, count: number): void {
+    const hour = Math.floor(record.received / HOUR_MS) * HOUR_MS;
+    const row = this.row(record.tenant, record.device, hour);
     row.inFlight += count;
     this.differ(row, -count);
-  }
-
-  distance(): number {
-    let sum = 0;
-    for (const row of this.rows.values()) sum += Math.abs(row.difference);
-    return sum;
   }
 
   copy(): AuditRow[] {

@@ -7,6 +7,7 @@ import {
   itemsOf,
   type Look,
   type Positions,
+  type RowsBy,
   type Scope,
 } from './account-rows.ts';
 import { lookAtSources } from './shared-ledger.ts';
@@ -41,8 +42,10 @@ export interface AuditOptions {
   /** Gateway time, ms; widened to whole hours, as the counts are kept by hour. */
   from?: number;
   to?: number;
-  /** A row for each device instead of each tenant. */
-  byDevice?: boolean;
+  /** What has a row of its own; default: each tenant. */
+  by?: RowsBy;
+  /** Older hours are not counted, ms: one of the accounts may have dropped them. */
+  keptFrom?: number;
   /** More records in flight than this are not counted one by one; default 5,000,000. */
   inFlightMax?: number;
   /** Ends the audit; it throws the signal's reason. Default: after 60 s. */
@@ -65,6 +68,8 @@ const AUDIT_MS = 60_000;
 /** Tries to read a pair, and to find a balance in a log that grows. */
 const TRIES = 8;
 const ATTEMPTS = 3;
+/** Rows that are copied each time the account comes closer to balancing. */
+const COPIED_MAX = 1_000;
 
 function same(a: Positions, b: Positions): boolean {
   return a.size === b.size && [...a].every(([partition, offset]) => b.get(partition) === offset);
@@ -87,7 +92,7 @@ async function pair<T>(
 
 async function look(options: AuditOptions, scope: Scope, signal: AbortSignal): Promise<Look> {
   const { store, consumer, group } = options;
-  const account = new AccountRows(options.byDevice ?? false);
+  const account = new AccountRows(options.by ?? 'tenant');
   const left = await pair(
     () => store.position(group),
     () => store.ledger(scope),
@@ -136,10 +141,11 @@ async function walk(
   let distance = Number.POSITIVE_INFINITY;
   const balanced = (): boolean => {
     if (short(range.sure)) return false;
-    const here = account.unbalanced === 0 ? 0 : account.distance();
+    const here = account.distance;
     if (here < distance) {
       distance = here;
-      best = account.copy();
+      // Of many rows those at the end are shown: copies would cost more than all else.
+      best = account.rows.size <= COPIED_MAX ? account.copy() : undefined;
     }
     return here === 0;
   };
@@ -160,7 +166,7 @@ async function walk(
         offset += 1;
         at.set(partition, offset);
         const items = itemsOf(record, scope);
-        if (items > 0) account.inFlight(record.tenant, record.device, items);
+        if (items > 0) account.inFlight(record, items);
         if (balanced()) break reading;
       }
       if (!short(range.until)) break;
@@ -176,9 +182,11 @@ async function walk(
  * system. Throws what the store and the log throw (LOG_CORRUPT among them), and the signal's reason.
  */
 export async function audit(options: AuditOptions): Promise<Audit> {
+  const asked = options.from === undefined ? 0 : Math.floor(options.from / HOUR_MS) * HOUR_MS;
+  const from = Math.max(asked, options.keptFrom ?? 0) || undefined;
   const scope: Scope = {
     ...(options.tenant !== undefined && { tenant: options.tenant }),
-    ...(options.from !== undefined && { from: Math.floor(options.from / HOUR_MS) * HOUR_MS }),
+    ...(from !== undefined && { from }),
     ...(options.to !== undefined && { to: Math.ceil(options.to / HOUR_MS) * HOUR_MS }),
   };
   const signal = options.signal ?? AbortSignal.timeout(AUDIT_MS);
@@ -194,7 +202,8 @@ export async function audit(options: AuditOptions): Promise<Audit> {
   }
   const { tenant: _, ...hours } = scope;
   const order = (a: AuditRow, b: AuditRow): number =>
-    `${a.tenant}/${a.device ?? ''}` < `${b.tenant}/${b.device ?? ''}` ? -1 : 1;
+    compare(`${a.tenant}/${a.device ?? ''}`, `${b.tenant}/${b.device ?? ''}`) ||
+    (a.hour ?? 0) - (b.hour ?? 0);
   const rows = seen.rows.sort(order);
   if (seen.uncounted > 0) {
     const note = `${seen.uncounted} records are in flight, too many to count; audit again when the backlog is smaller.`;
@@ -207,6 +216,10 @@ export async function audit(options: AuditOptions): Promise<Audit> {
     return { rows, balanced: null, note, ...hours };
   }
   return { rows, balanced: seen.balanced, note: seen.note ?? '', ...hours };
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 /** Throws AUDIT_UNBALANCED with the tenants whose messages are not all accounted for. */

@@ -1,7 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Account, LogConsumer } from '../log/contract.ts';
 import type { StoreReader } from '../store/contract.ts';
-import { AccountRows, itemsOf, type Look, type Positions, type Scope } from './account-rows.ts';
+import {
+  AccountRows,
+  itemsOf,
+  type Look,
+  type Positions,
+  type RowsBy,
+  type Scope,
+} from './account-rows.ts';
 
 /**
  * The account of a log that several gateways fill, each of which may repeat itself. Here R, what the
@@ -25,7 +32,7 @@ export interface SharedLookOptions {
   store: StoreReader;
   consumer: LogConsumer;
   group: string;
-  byDevice?: boolean;
+  by?: RowsBy;
   inFlightMax?: number;
 }
 
@@ -39,7 +46,7 @@ export async function lookAtSources(
   const { consumer } = options;
   const left = await readLedger(options, scope, signal);
   const { account, behind } = await accountOf(consumer, left.sources, scope, signal);
-  const rows = new AccountRows(options.byDevice ?? false);
+  const rows = new AccountRows(options.by ?? 'tenant');
   rows.add(account.counts, left.ledger);
   const bounds = await consumer.bounds();
   const until = new Map([...bounds].map(([p, { end }]) => [p, end]));
@@ -155,7 +162,7 @@ async function countInFlight(
       numbers.set(from.source, from.number);
       const isCounted = from.number < (account.upTo.get(gatewayOf(from.source)) ?? 0);
       const items = isCounted ? itemsOf(record, scope) : 0;
-      if (items > 0) rows.inFlight(record.tenant, record.device, items);
+      if (items > 0) rows.inFlight(record, items);
     });
     at.set(partition, nextOffset);
     if (!isShort()) break;

@@ -159,6 +159,18 @@ export interface LedgerQuery {
   limit?: number;
 }
 
+export interface RecountQuery {
+  tenant: string;
+  /** Hours of gateway time, ms; `from` inclusive, `to` exclusive. */
+  from: number;
+  to: number;
+  /** Event times that the rows may have, ms. Both ranges are walked through, so they have to be finite. */
+  tsFrom: number;
+  tsTo: number;
+  /** Counts only what records before these offsets made, by partition. */
+  before: ReadonlyMap<number, number>;
+}
+
 export interface StoreReader {
   /** Ordered by device, then ts. */
   readings(query: RangeQuery): Promise<StoredReading[]>;
@@ -181,6 +193,11 @@ export interface StoreReader {
   ledger(query: LedgerQuery): Promise<LedgerCount[]>;
   /** Sum of the ledger by outcome. */
   ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>>;
+  /**
+   * Counts what is there, row by row: raw readings as `stored`, dead letters by code, purged ones too. Takes
+   * its time, and in an engine that reads in its own thread the thread's.
+   */
+  recount(query: RecountQuery): Promise<LedgerCount[]>;
   /** Next offset to process by partition. */
   position(group: string): Promise<Map<number, number>>;
   /** The last number processed by partition and source. Absent: the engine cannot stand behind a log with sources. */

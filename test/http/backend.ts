@@ -63,7 +63,8 @@ function fill(system: MovingSystem): MemoryStore {
   store.addLetter('a', 'VALUE_BOUNDS', NOW - 5 * MINUTE);
   store.addLetter('a', 'JSON_INVALID', NOW - 6 * MINUTE);
   store.addLetter('z', 'JSON_INVALID', NOW - 7 * MINUTE, 'beta');
-  system.append([reading('acme', 'a', 0), reading('beta', 'z', 0), deadLetter('acme', 'a', 0)]);
+  const at = NOW - MINUTE;
+  system.append([reading('acme', 'a', at), reading('beta', 'z', at), deadLetter('acme', 'a', at)]);
   system.process(2);
   return store;
 }

@@ -22,6 +22,32 @@ function counts(received: ReceivedCount[]): [string, number][] {
   return received.map(({ device, count }) => [device, count] as [string, number]).sort();
 }
 
+test('the account is dropped a day after its retention', async (t) => {
+  const DAY = 86_400_000;
+  const log = await openEmbedded(t, { accountForMs: 3 * DAY });
+  const first = await log.appender();
+  first.append(message('d1', 1), () => {});
+  await first.close();
+  const consumer = log.consumer();
+  const before = (await consumer.received({})).length;
+  log.edit((db) => {
+    const hour = Math.floor(Date.now() / 3_600_000) * 3_600_000;
+    const add = db.prepare("INSERT INTO received VALUES ('acme', 'old', ?, 'reading', '', 1)");
+    for (let h = 1; h <= 10 * 24; h += 1) add.run(hour - h * 3_600_000);
+  });
+  const appender = await log.appender();
+  const left = async () => (await consumer.received({})).length - before;
+  const end = Date.now() + 5_000;
+  while ((await left()) > 4 * 24) {
+    assert.ok(Date.now() < end, `${await left()} lines`);
+    await sleep(50);
+  }
+  await sleep(1_100);
+  // The hour may have turned meanwhile.
+  assert.ok((await left()) >= 4 * 24 - 1, `${await left()} lines`);
+  await appender.close();
+});
+
 describe('trimming', { concurrency: true }, () => {
   test('trims by age what every group has consumed, in steps, and forgets no count', async (t) => {
     const log = await openEmbedded(t, { retainForMs: 0, commitRecordsMax: 1 });

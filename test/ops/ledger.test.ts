@@ -47,7 +47,7 @@ describe('a system at rest', () => {
     const system = new MovingSystem();
     mixed(system);
     system.process(2);
-    const result = await run(system, { tenant: 'acme', byDevice: true });
+    const result = await run(system, { tenant: 'acme', by: 'device' });
     assert.deepEqual(
       result.rows.map((r) => [r.tenant, r.device, r.received, r.inFlight, r.difference]),
       [
@@ -55,6 +55,47 @@ describe('a system at rest', () => {
         ['acme', 'b', 1, 0, 0],
       ],
     );
+  });
+
+  test('by device and hour: each has to balance', async () => {
+    const system = new MovingSystem();
+    for (const hour of [0, 1]) mixed(system, hour * HOUR + 5);
+    system.process(8);
+    const result = await run(system, { tenant: 'acme', by: 'hour' });
+    assert.deepEqual(
+      result.rows.map((r) => [r.device, (r.hour ?? -1) / HOUR, r.received, r.inFlight]),
+      [
+        ['a', 0, 2, 0],
+        ['a', 1, 2, 1],
+        ['b', 0, 1, 0],
+        ['b', 1, 1, 0],
+      ],
+    );
+    const table = auditTable(result).split('\n');
+    assert.match(table[0] ?? '', /^tenant +device +hour +received/);
+    assert.match(table[2] ?? '', /^acme +a +1970-01-01T01:00:00.000Z +2 +/);
+    assert.equal(
+      (auditJson(result).rows as { hour: string }[])[1]?.hour,
+      '1970-01-01T01:00:00.000Z',
+    );
+    // What one hour lost another one may not make up for.
+    const [line] = system.store.lines;
+    assert.ok(line !== undefined);
+    line.hour += HOUR;
+    const wrong = await run(system, { tenant: 'acme', by: 'hour' });
+    assert.equal(wrong.balanced, false);
+    assert.equal((await run(system, { tenant: 'acme', by: 'device' })).balanced, true);
+  });
+
+  test('hours that may have been dropped are left out', async () => {
+    const system = new MovingSystem();
+    for (const hour of [0, 1]) mixed(system, hour * HOUR + 5);
+    system.process(12);
+    system.store.lines.splice(0, 3);
+    const kept = await run(system, { keptFrom: HOUR });
+    assert.deepEqual([kept.balanced, kept.from], [true, HOUR]);
+    assert.equal((await run(system, { keptFrom: HOUR, from: 2 * HOUR })).from, 2 * HOUR);
+    assert.equal((await run(system)).balanced, false);
   });
 
   test('by hour: other hours are neither received, stored nor in flight', async () => {

@@ -6,6 +6,7 @@ import type {
   DeadLetterQuery,
   LedgerQuery,
   RangeQuery,
+  RecountQuery,
   RollupQuery,
   StoredDeadLetter,
   StoredReading,
@@ -178,6 +179,21 @@ export class MemoryStore implements StoreReader {
       totals.set(outcome, (totals.get(outcome) ?? 0) + count);
     }
     return totals;
+  }
+
+  async recount({ tenant, from, to, before }: RecountQuery): Promise<LedgerCount[]> {
+    const lines: LedgerCount[] = [];
+    const count = (row: StoredReading | StoredDeadLetter, code: string | undefined) => {
+      const { device, received, partition, offset } = row;
+      if (row.tenant !== tenant || received < from || received >= to) return;
+      if (offset >= (before.get(partition) ?? 0)) return;
+      const hour = Math.floor(received / 3_600_000) * 3_600_000;
+      const outcome = code === undefined ? 'stored' : 'deadLetter';
+      lines.push({ tenant, device, hour, outcome, code: code ?? '', count: 1 });
+    };
+    for (const row of this.raw) count(row, undefined);
+    for (const row of this.letters) count(row, row.code);
+    return lines;
   }
 
   async position(): Promise<Map<number, number>> {

@@ -259,6 +259,9 @@ export class FakeStore implements Store {
   async ledger(): Promise<LedgerCount[]> {
     return [...this.lines.values()];
   }
+  async recount(): Promise<LedgerCount[]> {
+    throw new Error('not used');
+  }
   async ledgerTotals(): Promise<Map<Outcome, number>> {
     throw new Error('not used');
   }

@@ -163,6 +163,7 @@ export const FORWARDER = {
   acknowledgeTimeoutMs: 5_000,
   commitIntervalMs: 200,
   tallyIntervalMs: 1_000,
+  accountForMs: 0,
   refusal: { code: 'LOG_REFUSED', message: 'Kafka refused the record.' },
   deadLetterPayloadBytesMax: 16_384,
 } as const satisfies Partial<ForwarderOptions>;

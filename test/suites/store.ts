@@ -688,6 +688,70 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
     });
   });
 
+  test(`${name}: rows are counted again by hour of gateway time, up to a position`, async (t) => {
+    const store = await openFresh(t);
+    const hour = NOON + HOUR;
+    await store.writeReadings([
+      ...[0, 1, 2].map((i) => reading({ ts: NOON - i * DAY, received: hour + i, offset: i })),
+      reading({ ts: NOON - DAY, received: hour + 9, offset: 5, values: { merged: 1 } }),
+      reading({ ts: NOON + 7, received: hour + HOUR, offset: 3 }),
+      reading({ ts: NOON + 8, received: hour, offset: 4 }),
+      reading({ ts: NOON + 8, received: hour, offset: 0, partition: 3, device: 'dev-2' }),
+      reading({ ts: NOON + 8, received: hour, offset: 0, partition: 9, device: 'dev-3' }),
+      reading({ tenant: 'beta', received: hour, offset: 1 }),
+    ]);
+    const letters = [0, 1].map((i) => letter({ received: hour + i, offset: 6 + i }));
+    await store.writeDeadLetters([...letters, letter({ code: 'Y', received: hour, offset: 2 })]);
+    const purge = { tenant: 'acme', device: 'dev-1', from: 0, to: hour + 9, purged: hour + 9 };
+    await store.purgeDeadLetters(purge);
+    const query = {
+      ...{ tenant: 'acme', from: hour, to: hour + HOUR, tsFrom: NOON - 30 * DAY, tsTo: NOON + DAY },
+      before: new Map([
+        [0, 4],
+        [3, 9],
+      ]),
+    };
+    const counted = async (more: object) =>
+      (await store.recount({ ...query, ...more }))
+        .map(({ device, hour: at, outcome, code, count }) =>
+          [device, (at - NOON) / HOUR, outcome, code, count].join(' '),
+        )
+        .sort();
+    assert.deepEqual(await counted({}), [
+      'dev-1 1 deadLetter Y 1',
+      'dev-1 1 stored  3',
+      'dev-2 1 stored  1',
+    ]);
+    assert.deepEqual(await counted({ before: new Map([[0, 8]]), to: hour + 2 * HOUR }), [
+      'dev-1 1 deadLetter VALUE_ABOVE_MAX 2',
+      'dev-1 1 deadLetter Y 1',
+      'dev-1 1 stored  4',
+      'dev-1 2 stored  1',
+    ]);
+    assert.deepEqual(await counted({ before: new Map() }), []);
+  });
+
+  test(`${name}: the ledger is dropped a day after its retention, positions and totals stay`, async (t) => {
+    const retention = { ...FOR_EVER, ledgerMs: 3 * DAY };
+    const store = await openFresh(t, retention);
+    const hours = [NOON - 10 * DAY, NOON - 5 * DAY, NOON - 4 * DAY, NOON - 3 * DAY, NOON];
+    const lines = hours.map((hour, i) => line({ hour, count: 2 ** i, device: `d${i % 2}` }));
+    await store.commit({ group: 'g', partition: 0, nextOffset: 9, ledger: lines });
+    await store.applyRetention(NOON);
+    const left = await store.ledger({ from: NOON - 4 * DAY });
+    assert.deepEqual(
+      left.map(({ count }) => count).sort((a, b) => a - b),
+      [4, 8, 16],
+    );
+    assert.deepEqual(await store.ledger({ to: NOON - 5 * DAY + HOUR }), []);
+    assert.deepEqual(await store.position('g'), new Map([[0, 9]]));
+    assert.equal((await store.ledgerTotals({})).get('stored'), 31);
+    await store.commit({ group: 'g', partition: 0, nextOffset: 10, ledger: [line({ count: 1 })] });
+    await store.applyRetention(NOON + DAY);
+    const last = await store.ledger({ device: 'dev-1' });
+    assert.deepEqual(last, [line({ count: 1 })]);
+  });
+
   describe(`${name}: as a whole`, () => {
     test('keeps tenants apart, also those with names that begin alike', async (t) => {
       const store = await openFresh(t);

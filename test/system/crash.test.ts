@@ -156,7 +156,7 @@ async function verify(
   devices: readonly RestlessDevice[],
 ): Promise<void> {
   await program.read(async (store, consumer) => {
-    const account = await audit({ store, consumer, group: GROUP, byDevice: true });
+    const account = await audit({ store, consumer, group: GROUP, by: 'device' });
     assert.equal(account.balanced, true, JSON.stringify(account.rows));
     const rows = new Map(account.rows.map((row) => [row.device, row]));
     const all = { from: 0, to: Number.MAX_SAFE_INTEGER };

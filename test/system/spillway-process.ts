@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -273,6 +274,22 @@ export class SpillwayProcess {
         threads.map(({ name, liveBytes }) => [name, liveBytes / 2 ** 20]),
       ),
     };
+  }
+
+  /** Changes the newest file of a kind of the store behind the stopped program's back. */
+  damage(kind: 'raw' | 'deadletters', change: (db: DatabaseSync) => void): void {
+    const dir = join(this.dir, 'data', 'store');
+    const [name] = readdirSync(dir)
+      .filter((file) => file.startsWith(`${kind}-`) && file.endsWith('.db'))
+      .sort()
+      .reverse();
+    assert.ok(name !== undefined, `no file of ${kind}`);
+    const db = new DatabaseSync(join(dir, name));
+    try {
+      change(db);
+    } finally {
+      db.close();
+    }
   }
 
   /** Calls with the store and the log's reading end, from this process. */

@@ -79,8 +79,8 @@ export class EmbeddedAppender implements LogAppender {
     options: AppenderOptions,
     events: AppenderEvents = {},
   ): Promise<EmbeddedAppender> {
-    const { dir, diskBytesMax, retainForMs, retainBytes, compression } = options;
-    const workerData: WriterOptions = { dir, diskBytesMax, retainForMs, retainBytes, compression };
+    const { commitRecordsMax, commitBytesMax, pendingBytesMax, ...writer } = options;
+    const workerData: WriterOptions = writer;
     const worker = new Worker(new URL('./writer-thread.ts', import.meta.url), {
       workerData,
       name: 'log',

@@ -1,5 +1,6 @@
 import type { DatabaseSync } from 'node:sqlite';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { accountCutoff } from '../../core/account-age.ts';
 import { SpillwayError } from '../../core/errors.ts';
 import { parseTallyKey } from '../record.ts';
 import {
@@ -27,6 +28,8 @@ const HOUSEKEEPING_MS = 1_000;
 const TRIM_STEP = 64;
 /** Batches whose tallies are folded in one transaction. */
 const FOLD_STEP = 512;
+/** Lines of the account that are dropped in one transaction. */
+const FORGET_STEP = 2_000;
 /** A full log takes no more until this part of the budget is free, so that it does not flicker. */
 const FREE_SHARE = 0.05;
 
@@ -35,6 +38,8 @@ export interface WriterOptions {
   diskBytesMax: number;
   retainForMs: number;
   retainBytes: number;
+  /** The account is kept so long, ms; absent or 0: for ever. */
+  accountForMs?: number;
   compression: CodecName;
 }
 
@@ -64,6 +69,7 @@ class Writer {
   private readonly insert;
   private readonly remove;
   private readonly setMeta;
+  private readonly forgetLines;
   private readonly pageSize: number;
   private readonly pageCount;
   private readonly freePages;
@@ -85,6 +91,10 @@ class Writer {
     this.remove = this.db.prepare('DELETE FROM batch WHERE first_offset <= ?');
     this.insert = this.db.prepare('INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)');
     this.setMeta = this.db.prepare('UPDATE meta SET value = ? WHERE key = ?');
+    this.forgetLines = this.db.prepare(
+      `DELETE FROM received WHERE (tenant, device, hour, outcome, code) IN
+       (SELECT tenant, device, hour, outcome, code FROM received WHERE hour < ? LIMIT ?)`,
+    );
     this.pageCount = this.db.prepare('PRAGMA page_count');
     this.freePages = this.db.prepare('PRAGMA freelist_count');
     this.pageSize = Number(this.db.prepare('PRAGMA page_size').get()?.page_size);
@@ -198,7 +208,15 @@ class Writer {
 
   private keepHouse(): void {
     this.fold();
+    this.forget();
     if (!this.trimming) this.trimOn();
+  }
+
+  /** Drops the oldest hours of the account, some lines at a time. */
+  private forget(): void {
+    const cutoff = accountCutoff(Date.now(), this.options.accountForMs);
+    if (cutoff <= 0) return;
+    this.transact(() => this.forgetLines.run(cutoff, FORGET_STEP));
   }
 
   /** Trims a step at a time, so that commits come between. */

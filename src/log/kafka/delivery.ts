@@ -1,3 +1,4 @@
+import { systemClock } from '../../core/clock.ts';
 import type { LogConsumer } from '../contract.ts';
 import { ACCOUNT_GROUP, AccountKeeper, type AccountStart } from './account-keeper.ts';
 import type { WrittenCodec } from './codecs.ts';
@@ -31,6 +32,8 @@ export interface ForwarderOptions {
   commitIntervalMs: number;
   /** Least time between two writes of the gateway's account while it changes, ms. */
   tallyIntervalMs: number;
+  /** How long the spool keeps its account, ms; 0: for ever. */
+  accountForMs: number;
   /** Code and advice of dead letters for records that Kafka refuses. */
   refusal: { code: string; message: string };
   deadLetterPayloadBytesMax: number;
@@ -94,6 +97,8 @@ export async function openDelivery(
     partitions: factsOf('received').partitions,
     codec,
     logger,
+    keepMs: options.accountForMs,
+    clock: systemClock,
   });
   const intervalMs = options.tallyIntervalMs;
   const account = new AccountKeeper({ writer, producer, spool, intervalMs, from });

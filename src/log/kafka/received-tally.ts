@@ -1,3 +1,4 @@
+import type { Clock } from '../../core/clock.ts';
 import type { ReceivedCount } from '../../core/nouns.ts';
 import { compress, type WrittenCodec } from './codecs.ts';
 import type { Producer } from './producer.ts';
@@ -17,8 +18,9 @@ import type { KafkaLogger } from './settings.ts';
  */
 const LINES_PER_BATCH = 2_000;
 const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
 
-type Line = readonly [key: string, value: { count: number } | TallyMark];
+type Line = readonly [key: string, value: { count: number } | TallyMark | null];
 
 export function tallyLine(gateway: string, one: ReceivedCount): string {
   return `${gateway}/${one.tenant}/${one.device}/${one.hour}/${one.outcome}/${one.code}`;
@@ -57,7 +59,7 @@ export function parseTallyLine(key: string, count: number): ReceivedCount | unde
 /** What the forwarder needs of the spool. */
 export interface TallySource {
   /** Counts of the records before an offset, which is the end of a commit. */
-  receivedBefore(filter: { from: number }, offset: number): Promise<ReceivedCount[]>;
+  receivedBefore(filter: { from: number; to?: number }, offset: number): Promise<ReceivedCount[]>;
 }
 
 /** Writes the lines that have changed since the last time. */
@@ -68,6 +70,9 @@ export class TallyWriter {
   private readonly partitions: number;
   private readonly codec: WrittenCodec;
   private readonly logger: KafkaLogger;
+  private readonly keepMs: number;
+  private readonly clock: Clock;
+  private removeDue = Number.NEGATIVE_INFINITY;
   /** Counts as they stand in Kafka, of the hours from {@link from} on. */
   private readonly written = new Map<string, number>();
   /** Lines of earlier hours are complete, unless a record says otherwise. */
@@ -80,6 +85,9 @@ export class TallyWriter {
     partitions: number;
     codec: WrittenCodec;
     logger: KafkaLogger;
+    /** How long the spool keeps its account, ms; 0: for ever. */
+    keepMs: number;
+    clock: Clock;
   }) {
     this.spool = options.spool;
     this.gateway = options.gateway;
@@ -87,6 +95,8 @@ export class TallyWriter {
     this.partitions = options.partitions;
     this.codec = options.codec;
     this.logger = options.logger;
+    this.keepMs = options.keepMs;
+    this.clock = options.clock;
   }
 
   /**
@@ -111,7 +121,23 @@ export class TallyWriter {
     await this.send(producer, [...lines, [this.gateway, { upTo, waiting }]]);
     for (const { key, count } of changed) this.written.set(key, count);
     this.forget(changed.map(({ hour }) => hour));
+    await this.removeOld(producer, upTo);
     return changed.length;
+  }
+
+  /**
+   * Once a day, removes the lines that the spool is about to drop; audits look at none of them any more. A
+   * gateway that was away for longer than that leaves some for ever.
+   */
+  private async removeOld(producer: Producer, upTo: number): Promise<void> {
+    const now = this.clock.now();
+    if (this.keepMs === 0 || now < this.removeDue) return;
+    this.removeDue = now + DAY_MS;
+    const to = Math.floor((now - this.keepMs - DAY_MS / 2) / HOUR_MS) * HOUR_MS;
+    if (to <= 0) return;
+    const old = await this.spool.receivedBefore({ from: 0, to }, upTo);
+    const lines = old.map((one): Line => [tallyLine(this.gateway, one), null]);
+    while (lines.length > 0) await this.send(producer, lines.splice(0, LINES_PER_BATCH));
   }
 
   private async send(producer: Producer, lines: readonly Line[]): Promise<void> {
@@ -120,7 +146,7 @@ export class TallyWriter {
       const partition = partitionOf(key, this.partitions);
       const writer = writers.get(partition) ?? new RecordWriter(4_096);
       writers.set(partition, writer);
-      writer.add(Buffer.from(key), JSON.stringify(value));
+      writer.add(Buffer.from(key), value === null ? null : JSON.stringify(value));
     }
     const outcomes = await producer.send(
       [...writers].map(([partition, writer]) => ({

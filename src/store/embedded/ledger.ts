@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { LedgerCount, Outcome } from '../../core/nouns.ts';
 import type { LedgerQuery, Progress } from '../contract.ts';
 import { deviceIds } from './device-ids.ts';
@@ -43,6 +44,40 @@ function addLine(db: SqliteFile, line: LedgerCount): void {
   const device = deviceIds(db).obtain(line.tenant, line.device);
   db.run(ADD, device, line.hour, line.outcome, line.code, line.count);
   db.run(ADD_TOTAL, device, line.outcome, line.count);
+}
+
+/** Devices whose old lines are dropped in one transaction. */
+const FORGET_STEP = 500;
+
+/**
+ * Drops the lines of hours before `cutoff`, ms, a few devices at a time; the position stays. Running
+ * totals go on: they are as many as there are devices.
+ */
+export async function forgetLedger(files: OpenFiles, cutoff: number): Promise<number> {
+  let dropped = 0;
+  let last = 0;
+  for (;;) {
+    const ids = files.read(LEDGER_FILE, (db) =>
+      db.all<{ id: number }>(
+        'SELECT id FROM device WHERE id > ? ORDER BY id LIMIT ?',
+        last,
+        FORGET_STEP,
+      ),
+    );
+    const end = ids?.at(-1)?.id;
+    if (end === undefined) return dropped;
+    dropped += files.write(LEDGER_FILE, (db) =>
+      db.run(
+        `DELETE FROM ledger WHERE device IN (SELECT id FROM device WHERE id > ? AND id <= ?)
+         AND hour < ?`,
+        last,
+        end,
+        cutoff,
+      ),
+    );
+    last = end;
+    await nextTurn();
+  }
 }
 
 /** Ordered by tenant, device, hour, outcome, code. */

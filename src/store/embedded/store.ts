@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import { accountCutoff } from '../../core/account-age.ts';
 import { type Clock, systemClock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome, RollupRow } from '../../core/nouns.ts';
 import type {
@@ -10,6 +11,7 @@ import type {
   LetterMark,
   Progress,
   RangeQuery,
+  RecountQuery,
   RefusedReading,
   Retention,
   RollupQuery,
@@ -27,6 +29,7 @@ import { LEDGER_FILE, listFiles, type StoreFile } from './files.ts';
 import { addLatest, latestReadings } from './latest.ts';
 import {
   commitProgress,
+  forgetLedger,
   queryLedger,
   queryLedgerTotals,
   queryPosition,
@@ -36,6 +39,7 @@ import { markDeadLetters, purgeDeadLetters } from './letter-changes.ts';
 import { OpenFiles } from './open-files.ts';
 import { countReadings, queryReadings } from './raw-reader.ts';
 import { writeReadings } from './raw-writer.ts';
+import { recount } from './recount.ts';
 import { dropExpired, sweep } from './retention.ts';
 import { queryRollups, writeRollups } from './rollups.ts';
 import { addSeries } from './series.ts';
@@ -74,6 +78,8 @@ class EmbeddedStore implements Store {
   private readonly latestViews: TenantViews<Map<string, number>>;
   private readonly unlock: () => void;
   private closed = false;
+  /** The ledger's hours before this were dropped, ms. */
+  private ledgerCutoff = 0;
   /** The last run of retention, so that closing waits for it and runs do not overlap. */
   private retaining: Promise<unknown> = Promise.resolve();
 
@@ -141,12 +147,22 @@ class EmbeddedStore implements Store {
 
   async applyRetention(now: number): Promise<string[]> {
     this.assertWritable();
-    const run = this.retaining.then(() => {
+    const run = this.retaining.then(async () => {
       if (this.closed) return [];
-      return dropExpired(this.dir, this.files, this.retention, now);
+      const dropped = await dropExpired(this.dir, this.files, this.retention, now);
+      return dropped.concat(await this.forgetLedger(now));
     });
     this.retaining = run.catch(() => undefined);
     return run;
+  }
+
+  /** Once an hour, as it is counted by hours. */
+  private async forgetLedger(now: number): Promise<string[]> {
+    const cutoff = accountCutoff(now, this.retention.ledgerMs);
+    if (cutoff <= this.ledgerCutoff || this.closed) return [];
+    this.ledgerCutoff = cutoff;
+    const dropped = await forgetLedger(this.files, cutoff);
+    return dropped === 0 ? [] : [`${dropped} lines of the ledger`];
   }
 
   async readings(query: RangeQuery): Promise<StoredReading[]> {
@@ -199,6 +215,10 @@ class EmbeddedStore implements Store {
   async ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>> {
     this.assertOpen();
     return queryLedgerTotals(this.files, query);
+  }
+
+  async recount(query: RecountQuery): Promise<LedgerCount[]> {
+    return recount(this.files, this.list(), query);
   }
 
   async position(group: string): Promise<Map<number, number>> {

@@ -3,6 +3,7 @@ import type { Clock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome } from '../../core/nouns.ts';
 import type { LedgerQuery, Progress } from '../contract.ts';
 import { type CellKey, cellLine, newestValue, nextState, readCells } from './cells.ts';
+import type { Connection } from './connection.ts';
 import type { LineWriter } from './line-writer.ts';
 import type { Queries } from './queries.ts';
 import {
@@ -193,6 +194,26 @@ function changesOf({ ledger, sources = new Map() }: Progress): Map<string, Chang
 
 function keyOf({ measurement, time, tags }: CellKey): string {
   return `${measurement} ${time} ${Object.values(tags).join(' ')}`;
+}
+
+/** Drops the lines of hours before `cutoff`, ms. Totals and positions stand at other times and stay. */
+export async function forgetLedger(
+  connection: Connection,
+  org: string,
+  bucket: string,
+  cutoff: number,
+): Promise<void> {
+  await connection.write({
+    method: 'POST',
+    path: `/api/v2/delete?${new URLSearchParams({ org, bucket })}`,
+    headers: { 'content-type': 'application/json; charset=utf-8' },
+    body: JSON.stringify({
+      start: new Date(0).toISOString(),
+      stop: new Date(cutoff - 1).toISOString(),
+      predicate: '_measurement="ledger"',
+    }),
+    status: 204,
+  });
 }
 
 /** Ordered by tenant, device, hour, outcome, code. */

@@ -1,3 +1,4 @@
+import { accountCutoff } from '../../core/account-age.ts';
 import type { Clock } from '../../core/clock.ts';
 import { systemClock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome, RollupRow } from '../../core/nouns.ts';
@@ -10,6 +11,7 @@ import type {
   LetterMark,
   Progress,
   RangeQuery,
+  RecountQuery,
   RefusedReading,
   Retention,
   RollupQuery,
@@ -27,6 +29,7 @@ import {
 } from './dead-letters.ts';
 import { messageOf } from './errors.ts';
 import {
+  forgetLedger,
   LedgerWriter,
   positionsOf,
   queryLedger,
@@ -40,10 +43,13 @@ import { RawKeys } from './raw-keys.ts';
 import { countReadings, queryReadings } from './raw-reader.ts';
 import { latestTimes } from './raw-times.ts';
 import { RawWriter } from './raw-writer.ts';
+import { recount } from './recount.ts';
 import { type Describe, queryRollups, writeRollups } from './rollups.ts';
 import { querySeries } from './series.ts';
 import { readSessions } from './sessions.ts';
 import { TenantCache } from './tenant-cache.ts';
+
+const DAY_MS = 86_400_000;
 
 export interface InfluxStoreLimits {
   /** Lines of one write request. */
@@ -142,13 +148,17 @@ class InfluxStore implements Store {
   private readonly seriesOf: TenantCache<{ device: string; metrics: string[] }[]>;
   private readonly latestOf: TenantCache<Map<string, number>>;
   private readonly describe: Describe;
+  private readonly clock: Clock;
   private readonly logger: InfluxStoreLogger;
   private isClosed = false;
+  /** The ledger's days before this were dropped, ms. */
+  private ledgerCutoff = 0;
 
   constructor(options: InfluxStoreOptions) {
     const limits: InfluxStoreLimits = { ...INFLUX_LIMITS, ...options };
     const { url, org, token, bucketPrefix, windowsMs, clock = systemClock } = options;
     this.options = options;
+    this.clock = clock;
     this.logger = options.logger ?? { warn: () => {} };
     this.describe = options.describe ?? (() => ({}));
     this.names = bucketNames(bucketPrefix, windowsMs);
@@ -262,9 +272,14 @@ class InfluxStore implements Store {
     await this.ledgerWriter.commit(progress);
   }
 
-  /** The database drops what is past its retention by its own clock. */
-  async applyRetention(): Promise<string[]> {
+  /** The database drops what is past its retention by its own clock; the ledger's lines alone are dropped here. */
+  async applyRetention(now: number): Promise<string[]> {
     this.assertWritable();
+    const cutoff = accountCutoff(now, this.options.retention.ledgerMs);
+    const day = Math.floor(cutoff / DAY_MS) * DAY_MS;
+    if (day <= this.ledgerCutoff) return [];
+    await forgetLedger(this.connection, this.options.org, this.names.ledger, day);
+    this.ledgerCutoff = day;
     return [];
   }
 
@@ -321,6 +336,16 @@ class InfluxStore implements Store {
   async ledgerTotals(query: LedgerQuery): Promise<Map<Outcome, number>> {
     this.assertOpen();
     return queryLedgerTotals(this.queries, this.names.ledger, query);
+  }
+
+  async recount(query: RecountQuery): Promise<LedgerCount[]> {
+    this.assertOpen();
+    const { rawMs, deadLettersMs } = this.options.retention;
+    const since = (keepMs: number) => (keepMs === 0 ? 0 : this.clock.now() - keepMs - 8 * DAY_MS);
+    return recount(this.queries, this.names, query, {
+      raw: since(rawMs),
+      deadLetters: since(deadLettersMs),
+    });
   }
 
   async position(group: string): Promise<Map<number, number>> {
