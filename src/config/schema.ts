@@ -1,6 +1,13 @@
 import { z } from 'zod';
 import { isMetricName, isName } from '../core/names.ts';
-import { formatDuration, parseBytes, parseDuration } from '../core/units.ts';
+import {
+  formatDuration,
+  parseByteRate,
+  parseBytes,
+  parseDuration,
+  parseRate,
+  type RateLimit,
+} from '../core/units.ts';
 
 /**
  * Every key of the configuration with its default. `config/spillway.yaml` shows all of them with
@@ -30,10 +37,9 @@ const duration = (fallback: string, min = 0, max = Number.MAX_SAFE_INTEGER) =>
 /** What a timer waits for: Node fires one of more than 24.8 days at once. */
 const timer = (fallback: string, min = 0) => duration(fallback, min, 86_400_000);
 
-const bytes = (fallback: string) =>
+const size = () =>
   z
     .string()
-    .default(fallback)
     .transform((text, ctx) => {
       const size = parseBytes(text);
       if (size === undefined) {
@@ -46,10 +52,122 @@ const bytes = (fallback: string) =>
       return size;
     })
     .meta({ unit: 'bytes' });
+const bytes = (fallback: string) => size().prefault(fallback);
 
 const port = (fallback: number) => z.int().min(0).max(65_535).default(fallback);
 const count = (fallback: number, max = Number.MAX_SAFE_INTEGER) =>
   z.int().min(1).max(max).default(fallback);
+
+/** Windows of one limit: a burst and what may be sustained. */
+const RATES_MAX = 4;
+
+const rateList = (parse: (text: string) => RateLimit | undefined, example: string) =>
+  z
+    .array(z.string())
+    .max(RATES_MAX)
+    .transform((texts, ctx) =>
+      texts.map((text, index) => {
+        const limit = parse(text);
+        if (limit !== undefined) return limit;
+        const message = `expected a rate such as ${example}`;
+        ctx.addIssue({ code: 'custom', path: [index], message });
+        return z.NEVER;
+      }),
+    );
+const rates = () => rateList(parseRate, '500/1s or 20000/1m');
+const byteRates = () => rateList(parseByteRate, '64KiB/1s or 1GiB/1d');
+/** 0: no limit. */
+const limit = () => z.int().min(0);
+
+const weight = z.number().min(0.01).max(1_000);
+
+/** A tenant's own limits: what it doesn't name is that of `quotas.default`. */
+const tenantQuota = z.strictObject({
+  weight: weight.optional(),
+  tenant: z
+    .strictObject({
+      messages: rates().optional(),
+      bytes: byteRates().optional(),
+      connections: limit().optional(),
+      connects: rates().optional(),
+      devices: limit().optional(),
+      metrics: limit().optional(),
+    })
+    .prefault({}),
+  device: z
+    .strictObject({
+      messages: rates().optional(),
+      bytes: byteRates().optional(),
+      connections: limit().optional(),
+      connects: rates().optional(),
+      metrics: limit().optional(),
+      payloadBytesMax: size().optional(),
+    })
+    .prefault({}),
+});
+
+const defaultQuota = z.strictObject({
+  weight: weight.default(1),
+  tenant: z
+    .strictObject({
+      messages: rates().prefault([]),
+      bytes: byteRates().prefault([]),
+      connections: limit().default(0),
+      connects: rates().prefault([]),
+      devices: limit().default(0),
+      metrics: limit().default(10_000),
+    })
+    .prefault({}),
+  device: z
+    .strictObject({
+      messages: rates().prefault([]),
+      bytes: byteRates().prefault([]),
+      connections: limit().default(10),
+      connects: rates().prefault([]),
+      metrics: limit().default(1_000),
+      payloadBytesMax: bytes('0B'),
+    })
+    .prefault({}),
+});
+
+const share = (fallback: number) => z.number().min(0).max(1).default(fallback);
+/** The levels of a signal that is a time. */
+const delays = (brake: string, shed: string, refuse: string) =>
+  z.strictObject({ brake: timer(brake), shed: timer(shed), refuse: timer(refuse) }).prefault({});
+/** The levels of a signal that is a part of what there is. */
+const shares = (brake: number, shed: number, refuse: number) =>
+  z.strictObject({ brake: share(brake), shed: share(shed), refuse: share(refuse) }).prefault({});
+
+const overload = z.strictObject({
+  protection: z.boolean().default(true),
+  delayTarget: timer('25ms', 1),
+  rise: timer('300ms'),
+  dwell: z
+    .strictObject({ brake: timer('2s'), shed: timer('2s'), refuse: timer('5s') })
+    .prefault({}),
+  adapt: z.number().min(1).max(100).default(4),
+  loopDelay: delays('50ms', '250ms', '5s'),
+  commit: delays('250ms', '2s', '0s'),
+  wait: z.strictObject({ shed: timer('5s') }).prefault({}),
+  backlog: shares(0.7, 0.85, 0.95),
+  memory: shares(0.7, 0.8, 0.9),
+  memoryBytesMax: bytes('0B'),
+  connects: z
+    .strictObject({
+      perAddress: rates().prefault(['500/1s', '10000/1m']),
+      trusted: z.array(z.string().max(64)).max(256).default(['127.0.0.0/8', '::1']),
+      handshakesMax: count(128),
+      waitingMax: count(10_000),
+    })
+    .prefault({}),
+  penalty: z
+    .strictObject({
+      connects: rates().prefault(['30/1m']),
+      time: timer('10s', 1),
+      timeMax: timer('5m', 1),
+    })
+    .prefault({}),
+});
 
 const metric = z.strictObject({
   kind: z.enum(['float', 'int', 'bool', 'string']).default('float'),
@@ -229,7 +347,25 @@ export const configSchema = z.strictObject({
       metricsTokenFile: text(4_096).default(''),
     })
     .prefault({}),
-  shutdown: z.strictObject({ drainTimeout: timer('20s') }).prefault({}),
+  overload: overload.prefault({}),
+  quotas: z
+    .strictObject({
+      default: defaultQuota.prefault({}),
+      tenants: z
+        .record(
+          z.string().refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -'),
+          tenantQuota,
+        )
+        .default({}),
+    })
+    .prefault({}),
+  shutdown: z
+    .strictObject({
+      readinessDelay: timer('0s'),
+      closesPerSecond: count(500),
+      drainTimeout: timer('20s'),
+    })
+    .prefault({}),
   types: z
     .record(
       z.string().refine(isName, 'expected a name: 1 to 64 of A-Z a-z 0-9 _ -'),

@@ -6,6 +6,9 @@ export interface Clock {
 
 export const systemClock: Clock = { now: () => Date.now() };
 
+/** Milliseconds since the process started: for what is measured in spans, which no correction of the time moves. */
+export const monotonicClock: Clock = { now: () => performance.now() };
+
 /** A clock that moves only when told to. */
 export class ManualClock implements Clock {
   private ms: number;

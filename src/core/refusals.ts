@@ -41,9 +41,39 @@ export type RefusalCode = keyof typeof REFUSALS;
 export const SHED_REASONS = {
   LOG_FULL: 'The disk budget of the log is used up.',
   LOG_SATURATED: 'The log is slower than its input.',
+  OVER_SHARE: 'The gateway is overloaded, and the tenant uses more than its share.',
+  OVERLOADED: 'The gateway is overloaded.',
 } as const satisfies Record<string, string>;
 
 export type ShedReason = keyof typeof SHED_REASONS;
+
+/**
+ * What slows a device down, or keeps it from connecting. It is told by a receipt (`notice`) or by the
+ * answer to its CONNECT, and the operator by metrics and the status.
+ */
+export const LIMITS = {
+  DEVICE_MESSAGES: 'The device publishes more often than its quota; it is slowed down.',
+  DEVICE_BYTES: 'The device publishes more bytes than its quota; it is slowed down.',
+  TENANT_MESSAGES:
+    'The devices of the tenant publish more often than its quota; they are slowed down.',
+  TENANT_BYTES:
+    'The devices of the tenant publish more bytes than its quota; they are slowed down.',
+  FAIR_SHARE:
+    'More comes than the gateway can take; those with more than their share are slowed down.',
+  DEVICE_CONNECTIONS: 'The device has as many connections as its quota.',
+  DEVICE_CONNECTS: 'The device connects more often than its quota.',
+  TENANT_CONNECTIONS: 'The devices of the tenant have as many connections as its quota.',
+  TENANT_CONNECTS: 'The devices of the tenant connect more often than its quota.',
+  TENANT_DEVICES: 'More devices of the tenant were seen today than its quota.',
+  PENALTY: 'The device, or its address, connected too often and has to wait.',
+  ADDRESS_CONNECTS: 'More connections came from the address than are taken from one.',
+  CONNECTS_WAITING: 'More CONNECTs came at once than can wait for their turn.',
+  CONNECTIONS_MAX: 'The gateway has as many connections as it takes.',
+  OVERLOADED: 'The gateway is overloaded and takes no new connections.',
+  STOPPING: 'The gateway is stopping.',
+} as const satisfies Record<string, string>;
+
+export type LimitCode = keyof typeof LIMITS;
 
 /** The kinds of a duplicate. */
 export const DUPLICATES = {

@@ -29,6 +29,34 @@ export function parseBytes(text: string): number | undefined {
   return factor === undefined ? undefined : whole(Number(match?.[1]) * factor);
 }
 
+/** So much within so long; an allowance that is used up fills again within the window. */
+export interface RateLimit {
+  amount: number;
+  windowMs: number;
+}
+
+/** `500/1s`, `20000/1m` → a limit of a count; undefined when it is none. */
+export function parseRate(text: string): RateLimit | undefined {
+  return rate(text, (amount) => (/^\d+$/.test(amount) ? Number(amount) : undefined));
+}
+
+/** `64KiB/1s`, `1GiB/1d` → a limit of bytes; undefined when it is none. */
+export function parseByteRate(text: string): RateLimit | undefined {
+  return rate(text, parseBytes);
+}
+
+function rate(
+  text: string,
+  parseAmount: (text: string) => number | undefined,
+): RateLimit | undefined {
+  const [left, right, ...rest] = text.split('/');
+  if (left === undefined || right === undefined || rest.length > 0) return undefined;
+  const amount = parseAmount(left.trim());
+  const windowMs = parseDuration(right);
+  if (amount === undefined || !Number.isSafeInteger(amount) || amount < 1) return undefined;
+  return windowMs === undefined || windowMs < 1 ? undefined : { amount, windowMs };
+}
+
 /** Beyond 2^53 a number is no longer exact. */
 function whole(amount: number): number | undefined {
   const rounded = Math.round(amount);

@@ -20,7 +20,96 @@ export interface GatewayCounters {
   deadLetters: Map<string, number>;
   /** By reason. */
   shed: Map<string, number>;
+  /** By tenant, then by reason. */
+  shedByTenant: Map<string, Map<string, number>>;
+  /** How often a limit slowed down or refused a device: by tenant, then by the code of the limit. */
+  limited: Map<string, Map<string, number>>;
   receiptsSent: number;
+  overload: OverloadStatus;
+}
+
+/** How loaded the gateway is, as `docs/overload.md` explains it. */
+export interface OverloadStatus {
+  level: string;
+  /** Since when, ms since the epoch. */
+  since: number;
+  /** The signal that brought the level; empty while nothing has. */
+  cause: string;
+  /** Each signal now, and where its levels begin on this machine. */
+  signals: Record<string, OverloadSignal>;
+  /** The latest changes, newest first. */
+  history: OverloadChange[];
+  /** Changes to a level, since the start. */
+  changes: Record<string, number>;
+  admission: {
+    /** What may be under way, and what is; bytes, with an overhead for each message. */
+    windowBytes: number;
+    underWayBytes: number;
+    /** From taking a message to settling it, last measured, ms. */
+    delayMs: number;
+    /** How long turns have waited for the window, mean of the last interval, ms. */
+    waitMs: number;
+  };
+  /** CONNECTs that wait for their turn. */
+  connectsWaiting: number;
+  /** Devices that a limit slowed down or refused, the latest first. */
+  limited: OverloadLimited[];
+}
+
+export interface OverloadSignal {
+  value: number;
+  brake?: number;
+  shed?: number;
+  refuse?: number;
+}
+
+export interface OverloadChange {
+  /** ms since the epoch. */
+  at: number;
+  from: string;
+  to: string;
+  cause: string;
+  value: number;
+}
+
+export interface OverloadLimited {
+  tenant: string;
+  device: string;
+  /** Of `core/refusals.ts:LIMITS`. */
+  code: string;
+  /** The limit in words. */
+  expected: string;
+  /** ms since the epoch. */
+  at: number;
+  count: number;
+}
+
+/** Adds to a count of two keys. */
+export function countIn(
+  counts: Map<string, Map<string, number>>,
+  outer: string,
+  inner: string,
+): void {
+  let of = counts.get(outer);
+  if (of === undefined) {
+    of = new Map();
+    counts.set(outer, of);
+  }
+  of.set(inner, (of.get(inner) ?? 0) + 1);
+}
+
+function noOverload(): OverloadStatus {
+  return {
+    level: 'normal',
+    since: Date.now(),
+    cause: '',
+    signals: {},
+    history: [],
+    changes: {},
+    admission: { windowBytes: 0, underWayBytes: 0, delayMs: 0, waitMs: 0 },
+    connectsWaiting: 0,
+    limited: [],
+  };
 }
 
 export function gatewayCounters(): GatewayCounters {
@@ -33,7 +122,10 @@ export function gatewayCounters(): GatewayCounters {
     readingsAccepted: new Map(),
     deadLetters: new Map(),
     shed: new Map(),
+    shedByTenant: new Map(),
+    limited: new Map(),
     receiptsSent: 0,
+    overload: noOverload(),
   };
 }
 
@@ -99,4 +191,5 @@ export interface LiveStatus {
   forwarding?: ForwardingStatus;
   deadLettersByCode: Record<string, number>;
   shedByReason: Record<string, number>;
+  overload: OverloadStatus;
 }

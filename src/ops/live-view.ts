@@ -67,6 +67,7 @@ export class LiveView {
       ...(forwarding !== undefined && { forwarding }),
       deadLettersByCode: Object.fromEntries(deadLetters),
       shedByReason: Object.fromEntries(shed),
+      overload: this.counters.overload,
     };
   }
 

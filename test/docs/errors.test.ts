@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ERRORS } from '../../src/core/errors.ts';
-import { DUPLICATES, REFUSALS, SHED_REASONS } from '../../src/core/refusals.ts';
+import { DUPLICATES, LIMITS, REFUSALS, SHED_REASONS } from '../../src/core/refusals.ts';
 
 const PAGE = readFileSync(join(import.meta.dirname, '../../docs/errors.md'), 'utf8');
 
@@ -27,6 +27,7 @@ const SECTIONS: [string, Record<string, unknown>][] = [
   ['Errors', ERRORS],
   ['Refusals', REFUSALS],
   ['Shed reasons', SHED_REASONS],
+  ['Limits', LIMITS],
   ['Duplicates', DUPLICATES],
 ];
 

@@ -1,0 +1,49 @@
+import type { RateLimit } from '../../core/units.ts';
+
+/** What a bucket holds at most while bursts are withdrawn: what flows in within so long. */
+const SMOOTH_MS = 100;
+
+/**
+ * A token bucket: holds `amount`, and fills within `windowMs`. It is charged after the fact and may go into
+ * debt, which has to be paid off before it allows anything again; so the sustained rate is exact, whatever
+ * the size of what is charged. Times are monotonic, ms.
+ */
+export class Bucket {
+  readonly limit: RateLimit;
+  private readonly perMs: number;
+  private tokens: number;
+  private at: number;
+
+  constructor(limit: RateLimit, now: number) {
+    this.limit = limit;
+    this.perMs = limit.amount / limit.windowMs;
+    this.tokens = limit.amount;
+    this.at = now;
+  }
+
+  /** What may be taken now; 0 or less: nothing. `smooth`: without the burst. */
+  left(now: number, smooth: boolean): number {
+    const max = smooth
+      ? Math.max(1, Math.min(this.limit.amount, this.perMs * SMOOTH_MS))
+      : this.limit.amount;
+    if (now > this.at) {
+      this.tokens = Math.min(max, this.tokens + (now - this.at) * this.perMs);
+      this.at = now;
+    } else if (this.tokens > max) this.tokens = max;
+    return this.tokens;
+  }
+
+  take(amount: number): void {
+    this.tokens -= amount;
+  }
+
+  /** ms until `amount` can be taken (or all that it ever holds), as it was at the last {@link left}. */
+  waitMs(amount: number): number {
+    return Math.max(0, (Math.min(amount, this.limit.amount) - this.tokens) / this.perMs);
+  }
+
+  /** True when it has forgotten everything: nothing is lost by dropping it. */
+  isFull(now: number): boolean {
+    return this.tokens + (now - this.at) * this.perMs >= this.limit.amount;
+  }
+}

@@ -1,0 +1,229 @@
+import type { TenantQuota } from '../../config/quotas.ts';
+import type { Config } from '../../config/schema.ts';
+import type { Clock } from '../../core/clock.ts';
+import { LIMITS, type LimitCode, type ShedReason } from '../../core/refusals.ts';
+import { formatDuration } from '../../core/units.ts';
+import type { LogAppender } from '../../log/contract.ts';
+import { countIn, type GatewayCounters } from '../../ops/counters.ts';
+import { Admission } from './admission.ts';
+import { type Level, LevelMachine, type Transition } from './levels.ts';
+import { LoopDelay } from './loop-delay.ts';
+import { memoryShare } from './memory.ts';
+import { PaceKeeper } from './pace-keeper.ts';
+import type { Exceeded } from './rates.ts';
+import { LogWatch, type Readings, type SignalName, SignalScale } from './signals.ts';
+import { type DeviceUsage, type TenantUsage, UsageBook } from './usage.ts';
+
+/**
+ * The one who watches: looks at the signals ten times a second, keeps the level, and tells admission,
+ * ingest and the door what it means for them. Everything that it knows is in `counters.overload`.
+ */
+const LOOK_MS = 100;
+/** Looks between those at what changes slowly. */
+const SLOW_LOOKS = 10;
+const HISTORY_MAX = 50;
+const LIMITED_MAX = 20;
+/** A device is told that it is slowed down at most so often. */
+const TELL_MS = 30_000;
+/** When dropping what is over the shares has not helped for so long, everything at QoS 0 is dropped. */
+const SHED_ALL_AFTER_MS = 5_000;
+/** Weight of the newest look in the share of time that admission is contended; half a second of memory. */
+const DEMAND_WEIGHT = 0.2;
+
+export interface OverloadOptions {
+  config: Config['overload'];
+  quotaOf: (tenant: string) => TenantQuota;
+  appender: LogAppender;
+  counters: GatewayCounters;
+  logger: { info(fields: object, message: string): void; warn(fields: object, message: string): void };
+  /** Monotonic. */
+  clock: Clock;
+  /** Of the epoch. */
+  wallClock: Clock;
+  connections: () => { open: number; max: number; waiting: number };
+  pendingBytesMax: number;
+  /** Part of the log's disk budget that holds what is not yet processed; default: all that it holds. */
+  backlogShare?: (() => number) | undefined;
+  /** For tests: in place of what is measured. */
+  readings?: Partial<Readings> | undefined;
+  /** A device that is connected shall know why it is slowed down. */
+  tell(device: DeviceUsage, code: LimitCode, message: string, expected: string): void;
+}
+
+export class Overload {
+  readonly admission: Admission;
+  readonly book: UsageBook;
+  private readonly options: OverloadOptions;
+  private readonly machine: LevelMachine<SignalName>;
+  private readonly scale: SignalScale;
+  private readonly log: LogWatch;
+  private readonly loopDelay = new LoopDelay();
+  private readonly paceKeeper: PaceKeeper;
+  private readonly limited = new Map<string, DeviceUsage>();
+  private readonly listeners: ((level: Level) => void)[] = [];
+  private timer: NodeJS.Timeout | undefined;
+  private looks = 0;
+  private demand = 0;
+  private memory = 0;
+
+  constructor(options: OverloadOptions) {
+    this.options = options;
+    const { config, clock, pendingBytesMax } = options;
+    const now = () => clock.now();
+    this.machine = new LevelMachine({
+      clock,
+      times: { riseMs: config.rise, dwellMs: config.dwell },
+    });
+    this.scale = new SignalScale(config);
+    this.log = new LogWatch(options.appender, now, options.backlogShare);
+    this.admission = new Admission({
+      now,
+      window: {
+        delayMs: config.delayTarget,
+        first: Math.min(2 ** 20, pendingBytesMax / 4),
+        min: Math.min(2 ** 18, pendingBytesMax / 4),
+        max: pendingBytesMax / 4,
+      },
+      onLimited: (device, code, exceeded) => this.onLimited(device, code, exceeded),
+    });
+    this.paceKeeper = new PaceKeeper(this.admission.pace);
+    const { max } = options.connections();
+    this.book = new UsageBook({ quotaOf: options.quotaOf, idleMax: 2 * max, now });
+  }
+
+  /** Nothing is looked at before. */
+  start(): void {
+    if (!this.options.config.protection) return;
+    this.loopDelay.start();
+    this.timer = setInterval(() => this.look(), LOOK_MS);
+    this.timer.unref();
+  }
+
+  stop(): void {
+    clearInterval(this.timer);
+    this.loopDelay.stop();
+    this.admission.stop();
+  }
+
+  get level(): Level {
+    return this.machine.level;
+  }
+
+  onLevel(listener: (level: Level) => void): void {
+    this.listeners.push(listener);
+  }
+
+  /** Why a QoS 0 message of the tenant is dropped now; undefined: it is not. */
+  sheds(tenant: TenantUsage): ShedReason | undefined {
+    const { level } = this.machine;
+    if (level === 'normal' || level === 'brake') return undefined;
+    if (level === 'refuse') return 'OVERLOADED';
+    if (tenant.overShare) return 'OVER_SHARE';
+    const forMs = this.options.clock.now() - this.machine.since;
+    return forMs > SHED_ALL_AFTER_MS ? 'OVERLOADED' : undefined;
+  }
+
+  /** The last limit that slowed down or refused a device; undefined when none did since it came. */
+  limitedBy(tenant: string, device: string): DeviceUsage['limited'] {
+    return this.book.find(tenant, device)?.limited;
+  }
+
+  /** Notes that a device was refused by a limit; `expected` says which one it is. */
+  refused(device: DeviceUsage, code: LimitCode, expected: string): void {
+    this.note(device, code, expected);
+  }
+
+  /** Looks at everything once; called by the timer. */
+  look(): void {
+    const { admission, options, machine } = this;
+    const slow = this.looks % SLOW_LOOKS === 0;
+    this.looks++;
+    const contended = admission.contended;
+    admission.window.look(contended);
+    this.demand += (Number(contended) - this.demand) * DEMAND_WEIGHT;
+    if (slow) {
+      admission.look();
+      this.memory = memoryShare(options.config.memoryBytesMax);
+    }
+    const { open, max } = options.connections();
+    const readings: Readings = {
+      loopDelay: this.loopDelay.read(),
+      commit: this.log.commitMs(),
+      demand: this.demand,
+      wait: admission.window.waitMs,
+      backlog: this.log.backlogShare(),
+      memory: this.memory,
+      sockets: open / max,
+      ...options.readings,
+    };
+    if (machine.level === 'normal') this.scale.learn(readings);
+    const signals = this.scale.signals(readings);
+    const change = machine.step(signals);
+    if (change !== undefined) this.changed(change);
+    if (slow) this.paceKeeper.look(machine.level !== 'normal', signals, admission.takenCost);
+    this.publish(signals);
+  }
+
+  private changed(change: Transition<SignalName>): void {
+    const { counters, logger, wallClock } = this.options;
+    const { from, to, cause, value } = change;
+    const { overload } = counters;
+    this.admission.smooth = to !== 'normal';
+    overload.level = to;
+    overload.since = wallClock.now();
+    overload.cause = to === 'normal' ? '' : cause;
+    overload.history = [{ at: overload.since, from, to, cause, value }, ...overload.history].slice(
+      0,
+      HISTORY_MAX,
+    );
+    overload.changes[to] = (overload.changes[to] ?? 0) + 1;
+    const fields = { level: to, from, cause, value };
+    if (to === 'normal') logger.info(fields, 'overload: normal again');
+    else logger.warn(fields, `overload: ${to}`);
+    for (const listener of this.listeners) listener(to);
+  }
+
+  private publish(signals: Record<SignalName, { value: number; thresholds: object }>): void {
+    const { admission, options } = this;
+    const { overload } = options.counters;
+    overload.signals = Object.fromEntries(
+      Object.entries(signals).map(([name, { value, thresholds }]) => [
+        name,
+        { value, ...thresholds },
+      ]),
+    );
+    overload.admission = {
+      windowBytes: Math.round(admission.window.size),
+      underWayBytes: admission.inflightCost,
+      delayMs: admission.window.delayMs,
+      waitMs: admission.window.waitMs,
+    };
+    overload.connectsWaiting = options.connections().waiting;
+  }
+
+  private onLimited(device: DeviceUsage, code: LimitCode, exceeded: Exceeded | undefined): void {
+    const expected =
+      exceeded === undefined
+        ? 'a fair share of what the gateway can take'
+        : `at most ${exceeded.limit.amount} ${exceeded.what} in ${formatDuration(exceeded.limit.windowMs)}`;
+    this.note(device, code, expected);
+    const now = this.options.clock.now();
+    if (now - device.toldAt < TELL_MS) return;
+    device.toldAt = now;
+    this.options.tell(device, code, LIMITS[code], expected);
+  }
+
+  private note(device: DeviceUsage, code: LimitCode, expected: string): void {
+    const { counters, wallClock } = this.options;
+    const count = (device.limited?.count ?? 0) + 1;
+    device.limited = { code, expected, at: wallClock.now(), count };
+    countIn(counters.limited, device.tenant.name, code);
+    const { key } = device;
+    this.limited.delete(key);
+    this.limited.set(key, device);
+    for (const oldest of this.limited.keys()) {
+      if (this.limited.size <= LIMITED_MAX) break;
+      this.limited.delete(oldest);
+    }
+  }
+}
