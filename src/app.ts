@@ -13,11 +13,14 @@
  * `roles` say which of gateway, rollup and http this process is; what it needs between them is always
  * there: the log's writing end, and HTTP for health and metrics.
  *
- * Sinks start before sources and stop after them. Stopping: take no more → commit what came → answer it
+ * Sinks start before sources and stop after them. Stopping: say so → take no more, close clients a few at
+ * a time → commit what came → answer it
  * → bring it to Kafka → let the rollup worker finish the log → close the log → close HTTP.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Registry as MetricsRegistry } from 'prom-client';
+import { Backlog } from './app/backlog.ts';
 import { localCommands, sharedCommands } from './app/commands.ts';
 import { type HttpHandle, startHttp } from './app/http.ts';
 import { type OpenLog, openLog } from './app/log.ts';
@@ -98,9 +101,13 @@ export async function startSpillway(
   });
   const { appender } = log;
   const status = () => view.status(appender.stats(), log.forwarding?.status());
+  const backlog = new Backlog(() => appender.stats());
 
   rollup = has('rollup')
-    ? await startRollup(config, logger, (told) => view.setRollup(told))
+    ? await startRollup(config, logger, (told) => {
+        view.setRollup(told);
+        if (!isShared) backlog.told(told.lagRecords);
+      })
     : undefined;
   const sendHere = (tenant: string, device: string, payload: string) =>
     gateway?.sendCommand(tenant, device, payload) === true;
@@ -121,6 +128,11 @@ export async function startSpillway(
       clock: systemClock,
       logger,
       observePuback: (ms) => metrics.puback(ms),
+      backlogShare: () => {
+        const forwarding = log.forwarding?.status();
+        if (forwarding !== undefined) backlog.told(forwarding.backlogRecords);
+        return backlog.share();
+      },
     });
   }
   view.setReady(true, '');
@@ -132,6 +144,13 @@ export async function startSpillway(
       ...(processes !== undefined && { others: processes.others() }),
     });
   publishStatus();
+  // The only load that takes readiness away, and for its dwell time at least: docs/overload.md.
+  let stopping = false;
+  gateway?.overload.onLevel((level) => {
+    if (stopping) return;
+    view.setReady(level !== 'refuse', level === 'refuse' ? 'overload: refuse' : '');
+    publishStatus();
+  });
   const statusTimer = setInterval(publishStatus, STATUS_INTERVAL_MS);
   const publish = (source: string, of: MetricsRegistry) =>
     publishMetrics(
@@ -167,10 +186,14 @@ export async function startSpillway(
   setTimeout(releaseMemory, 2_000).unref();
   const releasing = releaseAfterStorms(() => counters.connectionsTotal);
   const stop = async () => {
+    stopping = true;
     view.setReady(false, 'stopping');
     publishStatus();
+    const { readinessDelay, closesPerSecond, drainTimeout } = config.shutdown;
+    if (gateway !== undefined) await sleep(readinessDelay);
+    const deadline = Date.now() + drainTimeout;
+    await gateway?.drain({ closesPerSecond, withinMs: drainTimeout / 2 });
     await gateway?.stopReading();
-    const deadline = Date.now() + config.shutdown.drainTimeout;
     const committed = await within(appender.flush(), deadline);
     if (!committed)
       logger.warn('the log could not commit in time; what is unacknowledged comes again');

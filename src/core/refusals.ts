@@ -32,6 +32,9 @@ export const REFUSALS = {
     'A will may go to the own state topic alone; the connection goes on without it.',
   RETAIN_IGNORED: 'The message was taken; telemetry is not retained. Clear the retain flag.',
   LOG_REFUSED: 'The log refused the record as too large; send less in one reading.',
+  DEVICE_METRICS: 'The device has sent as many undeclared metrics today as its quota allows.',
+  TENANT_METRICS: 'The tenant has sent as many undeclared metrics today as its quota allows.',
+  DEVICES_TOO_MANY: 'The tenant has sent for as many devices today as its quota allows.',
   STORE_REFUSED: 'The store refused the reading; tell the operator.',
 } as const satisfies Record<string, string>;
 

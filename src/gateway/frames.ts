@@ -13,8 +13,8 @@ export interface FrameLimits {
 }
 
 export interface FrameSink {
-  /** False: the next packet has to wait. */
-  ready(): boolean;
+  /** False: the next packet, which is of this type, has to wait. */
+  ready(type: number): boolean;
   /**
    * A packet is `bytes[start, end)`, its body begins at `body`. `bodyLength` is its length on the wire,
    * larger than `end - body` when it was cut. The bytes are valid during the call only.
@@ -68,7 +68,8 @@ export class FrameReader {
     this.rest = NOTHING;
     let position = 0;
     while (position < bytes.length) {
-      if (!this.sink.ready()) {
+      const first = (this.partial === undefined ? bytes[position] : this.partial[0]) as number;
+      if (!this.sink.ready(first >> 4)) {
         this.rest = bytes.subarray(position);
         return false;
       }

@@ -6,6 +6,7 @@ import {
   PUBLISH,
   type ViolationReason,
 } from './frames.ts';
+import type { Turn } from './overload/admission.ts';
 import { decodeTopic } from './topics.ts';
 
 /**
@@ -15,12 +16,15 @@ import { decodeTopic } from './topics.ts';
  * an unfinished frame, how many publishes of a connection wait for their acknowledgement, back-pressure.
  *
  *   connecting   the CONNECT alone may come
- *   passed       it was given to the broker; what follows it waits, the socket is not read
+ *   passed       it waits for its turn, or was given to the broker; the socket is not read
  *   open         packets are handled as they come, or wait (at most one chunk, the socket is not read)
  *                while too many publishes are unacknowledged, the device doesn't read what it is
- *                sent, the broker is behind, or the log asks to wait
+ *                sent, the broker is behind, the log asks to wait, or it is not the connection's turn
+ *   finishing    nothing is read any more; what was read is answered, then the connection ends
  */
 export interface GateHandler {
+  /** The CONNECT has come; {@link Gate.admit} or {@link Gate.refuse} follows. Its body is a copy. */
+  connect(gate: Gate, body: Buffer): void;
   /** A publish for the handler to settle or acknowledge; false: the broker shall have it. */
   publish(gate: Gate, packet: PublishPacket): boolean;
   /** Called a few times a second while bytes come in: keeps the broker's keep-alive fed. */
@@ -82,6 +86,7 @@ const CONTROL_RESUME = 1_024;
 /** Bytes that the device has not read beyond which its packets wait. */
 const OUTPUT_BYTES_MAX = 64 * 1_024;
 const CLOSE_GRACE_MS = 1_000;
+const NOTHING: Buffer = Buffer.alloc(0);
 
 /** Gates with acknowledgements to write: they go out together at the end of the turn. */
 let unflushed: Gate[] = [];
@@ -98,7 +103,10 @@ export class Gate extends Duplex implements FrameSink {
   private readonly inflightMax: number;
   private readonly packetTimeoutMs: number;
   private readonly frames: FrameReader;
-  private state: 'connecting' | 'passed' | 'open' = 'connecting';
+  private state: 'connecting' | 'passed' | 'open' | 'finishing' = 'connecting';
+  private connectPacket: Buffer | undefined;
+  /** The connection's way through admission, from the time when it is known whose it is. */
+  turn: Turn | undefined;
   private inflight = 0;
   private held = false;
   private ended = false;
@@ -132,8 +140,21 @@ export class Gate extends Duplex implements FrameSink {
     socket.on('drain', () => this.resumeReading());
   }
 
+  /** Gives the CONNECT to the broker, which must listen by now. */
+  admit(): void {
+    if (this.connectPacket !== undefined && !this.destroyed) this.push(this.connectPacket);
+    this.connectPacket = undefined;
+  }
+
+  /** Answers the CONNECT with these bytes, and ends. */
+  refuse(connack: Buffer): void {
+    if (!this.socket.destroyed) this.socket.write(connack);
+    this.destroy();
+  }
+
   /** The broker has accepted the CONNECT. */
   open(): void {
+    if (this.state === 'finishing') return;
     this.state = 'open';
     this.resumeReading();
   }
@@ -157,10 +178,23 @@ export class Gate extends Duplex implements FrameSink {
     else if (now - this.unfinishedAt > this.packetTimeoutMs) this.violation('PACKET_TOO_SLOW');
   }
 
+  /** Reads nothing any more, and ends when everything that was read is answered. */
+  finish(farewell?: Buffer): void {
+    this.state = 'finishing';
+    this.held = true;
+    this.socket.pause();
+    this.turn?.leave();
+    if (farewell !== undefined && !this.socket.destroyed) this.socket.write(farewell);
+    if (this.inflight === 0) this.destroy();
+  }
+
   /** A publish that was handed over or passed on is settled, without an answer from here. */
   settle(): void {
     this.inflight--;
-    if (this.held && this.inflight <= this.inflightMax / 2) this.resumeReading();
+    this.turn?.release();
+    if (this.state === 'finishing') {
+      if (this.inflight === 0) this.destroy();
+    } else if (this.held && this.inflight <= this.inflightMax / 2) this.resumeReading();
   }
 
   /** A publish that was handed over is durable: its PUBACK or PUBREC goes out with the others of this turn. */
@@ -204,23 +238,19 @@ export class Gate extends Duplex implements FrameSink {
 
   /** Looks again whether the socket can be read. */
   resumeReading(): void {
-    if (!this.held || this.destroyed) return;
-    this.held = !this.frames.feed(Buffer.alloc(0)) || !this.ready();
+    if (!this.held || this.destroyed || this.state === 'finishing') return;
+    const handled = this.frames.feed(NOTHING);
+    this.turn?.end();
+    this.held = !handled || this.blocked();
     if (this.held) return;
     this.unfinishedAt = this.frames.unfinished ? performance.now() : 0;
     if (this.ended) this.push(null);
     else this.socket.resume();
   }
 
-  ready(): boolean {
-    if (this.state !== 'open') return this.state === 'connecting';
-    return (
-      this.inflight < this.inflightMax &&
-      this.control > 0 &&
-      !this.brokerBehind &&
-      !this.handler.saturated &&
-      !this.unread
-    );
+  ready(type: number): boolean {
+    if (this.blocked()) return false;
+    return type !== PUBLISH || this.turn === undefined || this.turn.ready();
   }
 
   frame(bytes: Buffer, start: number, body: number, end: number, bodyLength: number): void {
@@ -230,8 +260,13 @@ export class Gate extends Duplex implements FrameSink {
       this.publish(bytes, start, body, end, bodyLength);
       return;
     }
-    if (this.state === 'connecting') this.state = 'passed';
-    else this.spendControl(end - start);
+    if (this.state === 'connecting') {
+      this.state = 'passed';
+      this.connectPacket = Buffer.from(bytes.subarray(start, end));
+      this.handler.connect(this, this.connectPacket.subarray(body - start));
+      return;
+    }
+    this.spendControl(end - start);
     this.pass(bytes, start, end);
   }
 
@@ -290,6 +325,7 @@ export class Gate extends Duplex implements FrameSink {
     this.flushAcks();
     this.frames.stop();
     clearTimeout(this.controlTimer);
+    this.turn?.leave();
     if (!this.socket.destroyed) {
       // What was written goes out first; a peer that doesn't read is cut.
       if (error === null && this.socket.writable) {
@@ -322,16 +358,31 @@ export class Gate extends Duplex implements FrameSink {
       this.handler.alive(this);
     }
     const handled = this.frames.feed(chunk);
+    this.turn?.end();
     if (this.unfinishedAt === 0 && this.frames.unfinished) this.unfinishedAt = this.receivedAt;
-    if (!this.held && (!handled || !this.ready())) {
+    if (!this.held && (!handled || this.blocked())) {
       this.held = true;
       this.socket.pause();
     }
   }
 
+  /** True while nothing at all may be handled, whatever it is and whoever's turn it is. */
+  private blocked(): boolean {
+    if (this.state !== 'open') return this.state !== 'connecting';
+    return (
+      this.inflight >= this.inflightMax ||
+      this.control <= 0 ||
+      this.brokerBehind ||
+      this.handler.saturated ||
+      this.unread
+    );
+  }
+
   private onEnd(): void {
     this.ended = true;
-    if (!this.held) this.push(null);
+    // Before the CONNECT nobody listens who would end it.
+    if (this.state === 'connecting') this.destroy();
+    else if (!this.held) this.push(null);
   }
 
   private pass(bytes: Buffer, start: number, end: number): void {
@@ -365,16 +416,18 @@ export class Gate extends Duplex implements FrameSink {
       this.violation('PACKET_MALFORMED');
       return;
     }
+    const payloadBytes = bodyLength - (payloadStart - body);
     this.inflight++;
     // Its PUBREL.
     if (qos === 2) this.expectAck();
+    this.turn?.use(payloadBytes);
     const taken = this.handler.publish(this, {
       topic: this.readTopic(bytes, body + 2, topicEnd),
       qos,
       retain: (flags & 1) === 1,
       messageId,
       payload: bytes.subarray(payloadStart, end),
-      payloadBytes: bodyLength - (payloadStart - body),
+      payloadBytes,
     });
     if (!taken) this.pass(bytes, start, end);
   }

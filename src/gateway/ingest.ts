@@ -1,12 +1,14 @@
 import type { Clock } from '../core/clock.ts';
-import type { DeadLetterRecord, DeviceType, Refusal } from '../core/nouns.ts';
+import type { DeadLetterRecord, DeviceType, Refusal, Values } from '../core/nouns.ts';
+import type { RefusalCode, ShedReason } from '../core/refusals.ts';
 import type { AppendRequest, LogAppender } from '../log/contract.ts';
 import { encodeRecord, NO_TALLY, tallyKey } from '../log/record.ts';
-import type { GatewayCounters } from '../ops/counters.ts';
+import { countIn, type GatewayCounters } from '../ops/counters.ts';
 import type { DeviceEntry, Directory } from '../tenants/contract.ts';
 import { type Codec, type Decoded, type DecodedReading, isRejected } from './codecs/contract.ts';
 import { jsonCodec } from './codecs/json.ts';
-import { describe, refuse } from './refuse.ts';
+import type { Overload } from './overload/overload.ts';
+import { describe, pointer, refuse } from './refuse.ts';
 import { type Session, Target, type TypeSlot } from './session.ts';
 import { compileValidation, isRefusal } from './validation.ts';
 
@@ -30,6 +32,8 @@ export interface IngestOptions {
   types: ReadonlyMap<string, DeviceType>;
   counters: GatewayCounters;
   clock: Clock;
+  /** Quotas, and what is dropped under overload; without it neither is known. */
+  overload?: Overload;
   limits: {
     payloadBytesMax: number;
     readingsPerMessageMax: number;
@@ -86,13 +90,15 @@ export class Ingest {
       const slot = this.slot(name);
       slot.version = type.version;
       slot.validate = compileValidation(type, { metricsMax: metricsPerReadingMax, textMax });
+      slot.declared =
+        type.unknownMetrics === 'keep' ? new Set(Object.keys(type.metrics)) : undefined;
     }
   }
 
   private slot(type: string): TypeSlot {
     let slot = this.slots.get(type);
     if (slot === undefined) {
-      slot = { validate: undefined, version: undefined };
+      slot = { validate: undefined, version: undefined, declared: undefined };
       this.slots.set(type, slot);
     }
     return slot;
@@ -104,11 +110,13 @@ export class Ingest {
     counters.messages++;
     counters.bytes += publish.payloadBytes;
     const received = clock.now();
-    if (publish.qos === 0 && (appender.full || appender.saturated)) {
-      this.shed(session, appender.full ? 'LOG_FULL' : 'LOG_SATURATED');
+    const dropped = publish.qos === 0 ? this.shedReason(session) : undefined;
+    if (dropped !== undefined) {
+      this.shed(session, dropped);
       setImmediate(done, null);
       return;
     }
+    const payloadBytesMax = Math.min(limits.payloadBytesMax, session.payloadBytesMax);
     const request: AppendRequest = { records: [], tallyKeys: [] };
     if (publish.channel === undefined) {
       this.refuse(
@@ -119,8 +127,8 @@ export class Ingest {
         refuse('TOPIC_NOT_ALLOWED', { actual: publish.topic }),
         request,
       );
-    } else if (publish.payloadBytes > limits.payloadBytesMax) {
-      const expected = `at most ${limits.payloadBytesMax} bytes`;
+    } else if (publish.payloadBytes > payloadBytesMax) {
+      const expected = `at most ${payloadBytesMax} bytes`;
       const refusal = refuse('PAYLOAD_TOO_LARGE', {
         expected,
         actual: `${publish.payloadBytes} bytes`,
@@ -191,13 +199,14 @@ export class Ingest {
       const target = item.device === undefined ? session.own : this.targetOf(session, item.device);
       let refusal: Refusal | undefined;
       if (isRejected(item)) refusal = item.refusal;
-      else if (target === undefined) {
-        refusal = refuse('DEVICE_NOT_ALLOWED', { path: item.path, actual: String(item.device) });
+      else if (typeof target === 'string') {
+        refusal = refuse(target, { path: item.path, actual: String(item.device) });
       } else refusal = this.reading(target, item, received, request);
       if (refusal === undefined) accepted++;
       else {
         const part = items.length === 1 ? publish : { ...publish, payload: partOf(item) };
-        this.refuse(session, target ?? session.own, part, received, refusal, request);
+        const of = typeof target === 'string' ? session.own : target;
+        this.refuse(session, of, part, received, refusal, request);
       }
     }
     if (accepted === 0) return;
@@ -224,8 +233,37 @@ export class Ingest {
     }
     const result = validate(item, received);
     if (isRefusal(result)) return result;
+    const refusal = this.newMetric(target, item, result.values, received);
+    if (refusal !== undefined) return refusal;
     request.records.push(target.encode(result.ts, received, result.seq, result.values));
     request.tallyKeys.push(target.acceptedKey(received));
+    return undefined;
+  }
+
+  /** A type that keeps what it doesn't declare would let a device make series without end. */
+  private newMetric(
+    target: Target,
+    item: DecodedReading,
+    values: Values,
+    received: number,
+  ): Refusal | undefined {
+    const { declared } = target.slot;
+    const { overload } = this.options;
+    if (declared === undefined || overload === undefined) return undefined;
+    const usage = overload.book.of(target.tenant, target.device);
+    for (const name of Object.keys(values)) {
+      if (declared.has(name)) continue;
+      const path = `${item.valuesPath}/${pointer(name)}`;
+      if (!usage.metricsToday.admits(name, received)) {
+        const expected = `at most ${usage.metricsToday.max} undeclared metrics of a device a day`;
+        return refuse('DEVICE_METRICS', { path, expected, actual: name });
+      }
+      if (!usage.tenant.metricsToday.admits(name, received)) {
+        const { max } = usage.tenant.metricsToday;
+        const expected = `at most ${max} undeclared metrics of a tenant a day`;
+        return refuse('TENANT_METRICS', { path, expected, actual: name });
+      }
+    }
     return undefined;
   }
 
@@ -256,7 +294,7 @@ export class Ingest {
   }
 
   /** A device of the same tenant that is registered as reached through this one. */
-  private targetOf(session: Session, device: string): Target | undefined {
+  private targetOf(session: Session, device: string): Target | RefusalCode {
     if (device === session.identity.device) return session.own;
     const known = session.targets.get(device);
     if (known !== undefined) return known;
@@ -266,7 +304,10 @@ export class Ingest {
     } catch (cause) {
       throw new DirectoryError('the directory can not be read', { cause });
     }
-    if (entry === undefined || entry.via !== session.identity.device) return undefined;
+    if (entry === undefined || entry.via !== session.identity.device) return 'DEVICE_NOT_ALLOWED';
+    const { usage } = session;
+    if (usage?.tenant.devicesToday.admits(device, this.options.clock.now()) === false)
+      return 'DEVICES_TOO_MANY';
     const target = this.target(entry);
     session.remember(target);
     return target;
@@ -314,9 +355,17 @@ export class Ingest {
     if (sent) this.options.counters.receiptsSent++;
   }
 
-  private shed(session: Session, code: 'LOG_FULL' | 'LOG_SATURATED'): void {
+  private shedReason(session: Session): ShedReason | undefined {
+    const { appender, overload } = this.options;
+    if (appender.full) return 'LOG_FULL';
+    if (appender.saturated) return 'LOG_SATURATED';
+    return session.usage === undefined ? undefined : overload?.sheds(session.usage.tenant);
+  }
+
+  private shed(session: Session, code: ShedReason): void {
     const { counters } = this.options;
     const { tenant } = session.identity;
+    countIn(counters.shedByTenant, tenant, code);
     counters.shed.set(code, (counters.shed.get(code) ?? 0) + 1);
     this.countShed({ tenant, device: session.identity.device, code }, 1);
   }

@@ -1,14 +1,18 @@
 import { deviceTypes } from '../config/device-types.ts';
+import { quotasOf } from '../config/quotas.ts';
 import type { Config } from '../config/schema.ts';
-import type { Clock } from '../core/clock.ts';
+import { type Clock, monotonicClock } from '../core/clock.ts';
 import type { LogAppender } from '../log/contract.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
 import { Ingest } from './ingest.ts';
+import { ConnectRules } from './overload/connect-rules.ts';
+import { Overload } from './overload/overload.ts';
+import type { Readings } from './overload/signals.ts';
 import { Gateway, type GatewayLogger } from './server.ts';
 
 export interface OpenGatewayOptions {
-  config: Pick<Config, 'gateway' | 'types'>;
+  config: Pick<Config, 'gateway' | 'types' | 'overload' | 'quotas' | 'log'>;
   appender: LogAppender;
   directory: Directory;
   verifier: CredentialVerifier;
@@ -17,18 +21,46 @@ export interface OpenGatewayOptions {
   logger: GatewayLogger;
   /** Time from the bytes of a QoS 1 publish to its PUBACK, ms. */
   observePuback?: (ms: number) => void;
+  /** Part of the log's disk budget that holds what is not yet processed; default: all that it holds. */
+  backlogShare?: () => number;
+  /** For tests: signals in place of what is measured. */
+  readings?: Partial<Readings>;
+  /** Of spans; for tests. */
+  monotonic?: Clock;
 }
 
 /** Listens for MQTT as the configuration says. Throws LISTEN_FAILED. */
 export async function openGateway(options: OpenGatewayOptions): Promise<Gateway> {
   const { config, appender, directory, verifier, counters, clock, logger } = options;
   const { gateway: limits } = config;
+  const { connects, protection } = config.overload;
+  const monotonic = options.monotonic ?? monotonicClock;
+  let gateway: Gateway | undefined;
+  const overload = new Overload({
+    config: config.overload,
+    quotaOf: quotasOf(config),
+    appender,
+    counters,
+    logger,
+    clock: monotonic,
+    wallClock: clock,
+    connections: () => ({
+      open: gateway?.load.open ?? 0,
+      max: limits.connectionsMax,
+      waiting: gateway?.load.waiting ?? 0,
+    }),
+    pendingBytesMax: config.log.embedded.pendingBytesMax,
+    backlogShare: options.backlogShare,
+    readings: options.readings,
+    tell: (...words) => gateway?.tell(...words),
+  });
   const ingest = new Ingest({
     appender,
     directory,
     types: deviceTypes(config),
     counters,
     clock,
+    overload,
     limits: {
       payloadBytesMax: limits.payloadBytesMax,
       readingsPerMessageMax: limits.readingsPerMessageMax,
@@ -37,7 +69,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
       deadLetterPayloadBytesMax: limits.deadLetterPayloadBytesMax,
     },
   });
-  const gateway = await Gateway.listen({
+  gateway = await Gateway.listen({
     host: limits.mqtt.host,
     port: limits.mqtt.port,
     fastPath: limits.fastPath,
@@ -54,6 +86,15 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
       packetTimeoutMs: limits.packetTimeout,
     },
     ingest,
+    overload,
+    rules: new ConnectRules({
+      config: config.overload,
+      book: overload.book,
+      now: () => monotonic.now(),
+      wallNow: () => clock.now(),
+    }),
+    handshakesMax: protection ? connects.handshakesMax : Number.POSITIVE_INFINITY,
+    handshakesWaitingMax: connects.waitingMax,
     directory,
     verifier,
     counters,
@@ -61,9 +102,12 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     saturated: () => appender.saturated,
     observePuback: options.observePuback ?? (() => {}),
   }).catch((error: unknown) => {
+    overload.stop();
     ingest.close();
     throw error;
   });
-  appender.onRelief(() => gateway.relieve());
-  return gateway;
+  const opened = gateway;
+  appender.onRelief(() => opened.relieve());
+  overload.start();
+  return opened;
 }

@@ -6,8 +6,9 @@ import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
-import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
+import type { CredentialVerifier, Directory, Identity } from '../tenants/contract.ts';
 import { feedKeepAlive, gateOf, ProtocolBroker, subscriptionQos } from './broker.ts';
+import { farewell, readConnect, refusingConnack } from './connect-packet.ts';
 import type { ViolationReason } from './frames.ts';
 import {
   Gate,
@@ -16,6 +17,10 @@ import {
   type PublishPacket as GatePublish,
 } from './gate.ts';
 import type { Done, Ingest, Publish } from './ingest.ts';
+import { answerOf, type ConnectRules, type Refused, reasonOf } from './overload/connect-rules.ts';
+import { Handshakes } from './overload/handshakes.ts';
+import type { Overload } from './overload/overload.ts';
+import type { DeviceUsage } from './overload/usage.ts';
 import { refuse } from './refuse.ts';
 import { Session } from './session.ts';
 import { SessionMemory } from './session-memory.ts';
@@ -43,6 +48,11 @@ export interface GatewayOptions {
   keepAliveMaxMs: number;
   gate: GateLimits;
   ingest: Ingest;
+  overload: Overload;
+  rules: ConnectRules;
+  /** CONNECTs that are checked at a time, and those that wait. */
+  handshakesMax: number;
+  handshakesWaitingMax: number;
   directory: Directory;
   verifier: CredentialVerifier;
   counters: GatewayCounters;
@@ -64,7 +74,10 @@ const TOPIC_LEVELS_MAX = 100;
 const BAD_CREDENTIALS = 4;
 const FAILED = 3;
 const IDENTIFIER_REJECTED = Buffer.from([0x20, 2, 0, 2]);
-const SERVER_UNAVAILABLE = Buffer.from([0x20, 2, 0, FAILED]);
+/** Sockets beyond those that may connect and wait: they are there to be refused, politely. */
+const REFUSED_MAX = 1_000;
+/** How often connections are closed while the gateway drains. */
+const DRAIN_STEP_MS = 50;
 
 /** MQTT over TCP: listens, makes a gate for each socket, and answers the broker's questions. */
 export class Gateway implements GateHandler {
@@ -87,12 +100,21 @@ export class Gateway implements GateHandler {
   private sweep: NodeJS.Timeout | undefined;
   private directoryVersion: number;
   private stopping = false;
+  private draining = false;
+  private readonly handshakes: Handshakes<Gate>;
+  /** What the address of a connection counts as, where it counts. */
+  private readonly addressOf = new WeakMap<Gate, string>();
 
   private constructor(options: GatewayOptions) {
     this.options = options;
     this.directoryVersion = options.directory.version();
     // Twice as many devices as can be connected: those that come back are remembered.
     this.memory = new SessionMemory({ devicesMax: 2 * options.connectionsMax });
+    this.handshakes = new Handshakes({
+      activeMax: options.handshakesMax,
+      waitingMax: options.handshakesWaitingMax,
+      now: () => performance.now(),
+    });
     this.server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) =>
       this.onSocket(socket),
     );
@@ -142,6 +164,12 @@ export class Gateway implements GateHandler {
     return typeof address === 'object' && address !== null ? address.port : 0;
   }
 
+  /** Connections that are accepted or being checked, and CONNECTs that wait for their turn. */
+  get load(): { open: number; waiting: number } {
+    const { underWay, waiting } = this.handshakes;
+    return { open: this.sessions.size + underWay, waiting };
+  }
+
   get saturated(): boolean {
     return this.stopping || this.options.saturated();
   }
@@ -156,6 +184,11 @@ export class Gateway implements GateHandler {
     this.options.ingest.setTypes(deviceTypes({ types }));
   }
 
+  /** How loaded the gateway is, and what it does about it. */
+  get overload(): Overload {
+    return this.options.overload;
+  }
+
   /** Sends a command to a connected device; false when it is not connected or does not listen. */
   sendCommand(tenant: string, device: string, payload: string): boolean {
     let sent = false;
@@ -165,11 +198,44 @@ export class Gateway implements GateHandler {
     return sent;
   }
 
+  /** Tells a device by a receipt what slows it down; nothing was lost by it. */
+  tell(device: DeviceUsage, code: string, message: string, expected: string): void {
+    const receipt = { code, message, expected, severity: 'notice', received: Date.now() };
+    for (const session of this.byDevice.get(device.key) ?? [])
+      if (session.sendReceipt(JSON.stringify(receipt))) this.options.counters.receiptsSent++;
+  }
+
+  /**
+   * Takes no more connections, and ends those that are open a few at a time, each when what was read of it
+   * is answered; the others go on publishing meanwhile. So their clients don't come to the other gateways
+   * all at once. `withinMs`: all are closed by then, however many they are.
+   */
+  async drain(options: { closesPerSecond: number; withinMs: number }): Promise<void> {
+    this.draining = true;
+    this.server.close();
+    for (const gate of this.connecting) gate.destroy();
+    const most = Math.max(options.closesPerSecond, (this.sessions.size * 1_000) / options.withinMs);
+    const deadline = performance.now() + options.withinMs;
+    const open = [...this.sessions.keys()];
+    let due = 0;
+    while (open.length > 0 && performance.now() < deadline) {
+      due += (most * DRAIN_STEP_MS) / 1_000;
+      for (; due >= 1 && open.length > 0; due--) this.finish(open.pop());
+      if (open.length > 0) await new Promise((resolve) => setTimeout(resolve, DRAIN_STEP_MS));
+    }
+  }
+
+  private finish(gate: Gate | undefined): void {
+    // Only MQTT 3.1.1 is spoken yet, which knows no farewell.
+    gate?.finish(farewell(4, 'stopping'));
+  }
+
   /** Takes no more connections and reads no more packets; what was read is still acknowledged. */
   async stopReading(): Promise<void> {
     this.stopping = true;
     clearInterval(this.sweep);
     this.server.close();
+    this.handshakes.stop();
     for (const gate of this.gates) gate.socket.pause();
   }
 
@@ -180,6 +246,7 @@ export class Gateway implements GateHandler {
     for (const gate of this.gates) gate.destroy();
     // The farewells of the last ones come with the next turn.
     await new Promise((resolve) => setImmediate(resolve));
+    this.options.overload.stop();
     this.options.ingest.close();
   }
 
@@ -292,16 +359,18 @@ export class Gateway implements GateHandler {
   }
 
   private onSocket(socket: Socket): void {
-    const { counters, connectionsMax } = this.options;
-    if (this.stopping || this.gates.size >= connectionsMax) {
-      this.countRefused('CONNECTIONS_MAX');
-      socket.on('error', () => {});
-      socket.end(SERVER_UNAVAILABLE);
-      socket.resume();
-      setTimeout(() => socket.destroy(), 1_000).unref();
+    const { counters, rules, connectionsMax, handshakesWaitingMax } = this.options;
+    const address = rules.addressKey(socket.remoteAddress);
+    const refused = address === undefined ? undefined : rules.arrives(address);
+    const most = connectionsMax + handshakesWaitingMax + REFUSED_MAX;
+    if (this.stopping || this.draining || refused !== undefined || this.gates.size >= most) {
+      this.countRefused(refused ?? (this.gates.size >= most ? 'CONNECTIONS_MAX' : 'STOPPING'));
+      // Nothing is read of it and nothing said: the cheapest end there is.
+      socket.resetAndDestroy();
       return;
     }
     const gate = new Gate(socket, this, this.options.gate);
+    if (address !== undefined) this.addressOf.set(gate, address);
     this.gates.add(gate);
     this.connecting.add(gate);
     this.cutUnfinished();
@@ -310,9 +379,56 @@ export class Gateway implements GateHandler {
     gate.once('close', () => {
       this.gates.delete(gate);
       this.connecting.delete(gate);
+      this.handshakes.done(gate);
       counters.connections--;
     });
-    this.clients.set(gate, this.broker.handle(gate));
+  }
+
+  connect(gate: Gate, body: Buffer): void {
+    this.connecting.delete(gate);
+    const summary = readConnect(body);
+    const version = summary?.version ?? 4;
+    const refused = this.refusal() ?? this.options.rules.claimed(summary?.username);
+    if (refused !== undefined) {
+      this.refuseConnect(gate, version, refused);
+      return;
+    }
+    if (version === 5) {
+      this.countRefused('PROTOCOL_VERSION');
+      gate.refuse(refusingConnack(version, 'version', 'MQTT 3.1.1 is spoken here'));
+      return;
+    }
+    const waits = this.handshakes.offer(gate, () => {
+      this.clients.set(gate, this.broker.handle(gate));
+      gate.admit();
+    });
+    if (!waits) {
+      const expected = `at most ${this.options.handshakesWaitingMax} that wait`;
+      this.refuseConnect(gate, version, { code: 'CONNECTS_WAITING', expected });
+    }
+  }
+
+  /** Why nobody at all is let in now. */
+  private refusal(): Refused | undefined {
+    const { overload, connectionsMax } = this.options;
+    if (this.draining) return { code: 'STOPPING', expected: 'another gateway' };
+    if (overload.level === 'refuse') {
+      const retryAfterMs = overload.refuseDwellMs;
+      return { code: 'OVERLOADED', expected: 'a wait', retryAfterMs };
+    }
+    if (this.load.open < connectionsMax) return undefined;
+    return { code: 'CONNECTIONS_MAX', expected: `at most ${connectionsMax} connections` };
+  }
+
+  private refuseConnect(gate: Gate, version: number, refused: Refused): void {
+    this.noteRefused(refused);
+    const { retryAfterMs } = refused;
+    gate.refuse(refusingConnack(version, answerOf(refused), reasonOf(refused), retryAfterMs));
+  }
+
+  private noteRefused({ code, expected, device }: Refused): void {
+    this.countRefused(code);
+    if (device !== undefined) this.options.overload.refused(device, code, expected);
   }
 
   /**
@@ -392,26 +508,45 @@ export class Gateway implements GateHandler {
     // The secret may have changed while it was verified.
     if (proven === undefined || entry?.secretHash !== proven.secretHash) {
       this.countRefused('BAD_CREDENTIALS');
+      this.options.rules.failed(this.addressOf.get(gate));
       return authenticateError(BAD_CREDENTIALS);
     }
     const { secretHash, ...identity } = proven;
+    const refused = this.options.rules.proven(identity, this.isTakeover(identity, client.id));
+    if (refused !== undefined) {
+      this.noteRefused(refused);
+      return authenticateError(FAILED);
+    }
     const connection = {
       send: (channel: 'receipts' | 'commands', payload: string) =>
         send(client, identity, channel, payload),
       end: () => gate.destroy(),
     };
     const own = this.options.ingest.target(identity);
+    const { overload } = this.options;
+    const usage = overload.book.open(identity.tenant, identity.device);
+    gate.turn = overload.admission.turn(usage, () => gate.resumeReading());
     const session = new Session({
       identity,
       clientId: client.id,
       connection,
       own,
       secretHash,
+      usage,
     });
     this.sessionOf.set(gate, session);
     this.sessions.set(gate, session);
-    gate.once('close', () => this.sessions.delete(gate));
+    gate.once('close', () => {
+      this.sessions.delete(gate);
+      overload.book.close(usage);
+    });
     return undefined;
+  }
+
+  private isTakeover({ tenant, device }: Identity, clientId: string): boolean {
+    for (const other of this.byDevice.get(`${tenant}/${device}`) ?? [])
+      if (other.clientId === clientId) return true;
+    return false;
   }
 
   private onReady(client: Client): void {
@@ -435,6 +570,7 @@ export class Gateway implements GateHandler {
       this.options.ingest.event(session, 'disconnected', { clientId });
     });
     this.options.ingest.event(session, 'connected', { clientId });
+    this.handshakes.done(gate);
     gate.open();
   }
 

@@ -1,14 +1,17 @@
 import { encodeReading, readingPrefix, tallyKey } from '../log/record.ts';
 import type { Identity } from '../tenants/contract.ts';
+import type { DeviceUsage } from './overload/usage.ts';
 import type { Validate } from './validation.ts';
 
 const HOUR_MS = 3_600_000;
 
-/** How readings of a type are checked now; both are undefined while nobody declares the type. */
+/** How readings of a type are checked now; all are undefined while nobody declares the type. */
 export interface TypeSlot {
   validate: Validate | undefined;
   /** `DeviceType.version`. */
   version: string | undefined;
+  /** The metrics that the type declares, where it keeps others as well. */
+  declared: ReadonlySet<string> | undefined;
 }
 
 /** A device that readings are written for: the session's own, or one that it reports for. */
@@ -66,6 +69,10 @@ export class Session {
   readonly own: Target;
   /** Stored form of the secret at the time of the CONNECT; a change ends the session. */
   readonly secretHash: string;
+  /** Undefined where nobody keeps quotas. */
+  readonly usage: DeviceUsage | undefined;
+  /** By its quota. */
+  readonly payloadBytesMax: number;
   readonly targets = new Map<string, Target>();
   /** Receipts from before the device subscribed, or while it doesn't read; the oldest go first. */
   private readonly heldReceipts: string[] = [];
@@ -76,12 +83,16 @@ export class Session {
     connection: Connection;
     own: Target;
     secretHash: string;
+    usage?: DeviceUsage;
   }) {
     this.identity = options.identity;
     this.clientId = options.clientId;
     this.connection = options.connection;
     this.own = options.own;
     this.secretHash = options.secretHash;
+    this.usage = options.usage;
+    this.payloadBytesMax =
+      options.usage?.tenant.quota.device.payloadBytesMax || Number.POSITIVE_INFINITY;
   }
 
   remember(target: Target): void {

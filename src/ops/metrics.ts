@@ -1,6 +1,6 @@
 import { Counter, Gauge, type Metric, type Registry } from 'prom-client';
 import type { LogStats } from '../log/contract.ts';
-import type { GatewayCounters, RollupStatus } from './counters.ts';
+import type { GatewayCounters, OverloadStatus, RollupStatus } from './counters.ts';
 import type { PlainHistogram } from './histogram.ts';
 
 /**
@@ -14,6 +14,8 @@ export const TENANTS_MAX = 1_000;
 /** Codes and reasons are few by nature; a label that is not stays bounded all the same. */
 const CODES_MAX = 200;
 const OTHER = '_other';
+/** Signals of overload that are times. */
+const IN_MS = new Set(['loopDelay', 'commit', 'wait']);
 
 type Reading = Iterable<readonly [labels: Record<string, string>, value: number]>;
 /** How the values of several threads become one. */
@@ -76,6 +78,24 @@ export function* bounded(label: string, counts: ReadonlyMap<string, number>, max
   if (seen > max) yield [{ [label]: OTHER }, other];
 }
 
+/** Counts of two keys as label values; of the outer one at most `max`, the rest as `_other`. */
+export function* boundedPairs(
+  labels: readonly [outer: string, inner: string],
+  counts: ReadonlyMap<string, ReadonlyMap<string, number>>,
+  max: number,
+): Reading {
+  const other = new Map<string, number>();
+  let seen = 0;
+  for (const [outer, of] of counts) {
+    for (const [inner, value] of of) {
+      if (seen < max) yield [{ [labels[0]]: outer, [labels[1]]: inner }, value];
+      else other.set(inner, (other.get(inner) ?? 0) + value);
+    }
+    seen += 1;
+  }
+  for (const [inner, value] of other) yield [{ [labels[0]]: OTHER, [labels[1]]: inner }, value];
+}
+
 const one = (value: number): Reading => [[{}, value]];
 
 export function gatewayMetrics(registry: Registry, counters: GatewayCounters): void {
@@ -125,10 +145,67 @@ export function gatewayMetrics(registry: Registry, counters: GatewayCounters): v
     'Messages or parts of messages that were not taken, by code.',
     ...(['code', counters.deadLetters, CODES_MAX] as const),
   );
-  by(
+  counter(
+    registry,
     'spillway_shed_total',
-    'QoS 0 messages dropped under overload, by reason.',
-    ...(['reason', counters.shed, CODES_MAX] as const),
+    'QoS 0 messages dropped under overload, by tenant and reason.',
+    ['tenant', 'reason'],
+    () => boundedPairs(['tenant', 'reason'], counters.shedByTenant, TENANTS_MAX),
+  );
+  counter(
+    registry,
+    'spillway_limited_total',
+    'How often a limit slowed down or refused a device, by tenant and limit.',
+    ['tenant', 'limit'],
+    () => boundedPairs(['tenant', 'limit'], counters.limited, TENANTS_MAX),
+  );
+  overloadMetrics(registry, () => counters.overload);
+}
+
+/** By their order. */
+const LEVELS = ['normal', 'brake', 'shed', 'refuse'];
+
+function overloadMetrics(registry: Registry, status: () => OverloadStatus): void {
+  const level = (name: string, help: string, read: (status: OverloadStatus) => number) =>
+    gauge(registry, name, help, () => read(status()));
+  gauge(
+    registry,
+    'spillway_overload_level',
+    'How loaded the gateway is: 0 normal, 1 brake, 2 shed, 3 refuse.',
+    () => LEVELS.indexOf(status().level),
+    'max',
+  );
+  counter(
+    registry,
+    'spillway_overload_changes_total',
+    'Changes of the level, by the level that began.',
+    ['level'],
+    () => bounded('level', new Map(Object.entries(status().changes)), CODES_MAX),
+  );
+  new Gauge({
+    name: 'spillway_overload_signal',
+    help: 'The signals of overload; delays in seconds, the others as parts of what there is.',
+    labelNames: ['signal'],
+    registers: [registry],
+    collect() {
+      for (const [signal, { value }] of Object.entries(status().signals))
+        this.set({ signal }, IN_MS.has(signal) ? value / 1_000 : value);
+    },
+  });
+  level(
+    'spillway_admission_window_bytes',
+    'What may be under way between socket and commit.',
+    ({ admission }) => admission.windowBytes,
+  );
+  level(
+    'spillway_admission_under_way_bytes',
+    'What is under way between socket and commit.',
+    ({ admission }) => admission.underWayBytes,
+  );
+  level(
+    'spillway_connects_waiting',
+    'CONNECTs that wait for their turn.',
+    ({ connectsWaiting }) => connectsWaiting,
   );
 }
 

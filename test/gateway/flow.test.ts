@@ -82,6 +82,7 @@ test('a device that does not read its acknowledgements: few are made, all come w
   let publishes = 0;
   const handler: GateHandler = {
     saturated: false,
+    connect: (gate) => gate.admit(),
     alive() {},
     violation(_gate, reason) {
       assert.fail(reason);
@@ -185,6 +186,8 @@ describe('keep-alive', { concurrency: true }, () => {
 test('a saturated log stops reading, and relief goes on where it stopped', async (t) => {
   const fixture = await createGateway(t, {
     config: {
+      // The window of admission would keep it from being saturated.
+      overload: { protection: false },
       log: { embedded: { pendingBytesMax: '64KiB', commitRecordsMax: 50 } },
       gateway: { mqtt: { port: 0 }, inflightMax: 10_000 },
     },

@@ -2,7 +2,7 @@ import { type Config, configSchema } from '../../src/config/schema.ts';
 import { ManualClock } from '../../src/core/clock.ts';
 import type { Rights, TokenVerifier } from '../../src/http/access.ts';
 import { createHttpServer, type HttpOptions } from '../../src/http/server.ts';
-import type { LiveStatus } from '../../src/ops/counters.ts';
+import { gatewayCounters, type LiveStatus } from '../../src/ops/counters.ts';
 import { deadLetter, MovingSystem, reading } from '../ops/moving-system.ts';
 import type { MemoryStore } from '../reports/memory-store.ts';
 
@@ -50,6 +50,7 @@ export function liveStatus(more: Partial<LiveStatus> = {}): LiveStatus {
     },
     deadLettersByCode: { VALUE_BOUNDS: 17, JSON_INVALID: 3 },
     shedByReason: {},
+    overload: { ...gatewayCounters().overload, since: NOW - 3_600_000 },
     ...more,
   };
 }

@@ -13,6 +13,7 @@ import { PaceKeeper } from './pace-keeper.ts';
 import type { Exceeded } from './rates.ts';
 import { LogWatch, type Readings, type SignalName, SignalScale } from './signals.ts';
 import { type DeviceUsage, type TenantUsage, UsageBook } from './usage.ts';
+import type { WindowLimits } from './window.ts';
 
 /**
  * The one who watches: looks at the signals ten times a second, keeps the level, and tells admission,
@@ -35,7 +36,10 @@ export interface OverloadOptions {
   quotaOf: (tenant: string) => TenantQuota;
   appender: LogAppender;
   counters: GatewayCounters;
-  logger: { info(fields: object, message: string): void; warn(fields: object, message: string): void };
+  logger: {
+    info(fields: object, message: string): void;
+    warn(fields: object, message: string): void;
+  };
   /** Monotonic. */
   clock: Clock;
   /** Of the epoch. */
@@ -68,7 +72,7 @@ export class Overload {
 
   constructor(options: OverloadOptions) {
     this.options = options;
-    const { config, clock, pendingBytesMax } = options;
+    const { config, clock } = options;
     const now = () => clock.now();
     this.machine = new LevelMachine({
       clock,
@@ -78,12 +82,7 @@ export class Overload {
     this.log = new LogWatch(options.appender, now, options.backlogShare);
     this.admission = new Admission({
       now,
-      window: {
-        delayMs: config.delayTarget,
-        first: Math.min(2 ** 20, pendingBytesMax / 4),
-        min: Math.min(2 ** 18, pendingBytesMax / 4),
-        max: pendingBytesMax / 4,
-      },
+      window: windowLimits(config, options.pendingBytesMax),
       onLimited: (device, code, exceeded) => this.onLimited(device, code, exceeded),
     });
     this.paceKeeper = new PaceKeeper(this.admission.pace);
@@ -107,6 +106,11 @@ export class Overload {
 
   get level(): Level {
     return this.machine.level;
+  }
+
+  /** How long `refuse` lasts at least, ms. */
+  get refuseDwellMs(): number {
+    return this.options.config.dwell.refuse;
   }
 
   onLevel(listener: (level: Level) => void): void {
@@ -226,4 +230,13 @@ export class Overload {
       this.limited.delete(oldest);
     }
   }
+}
+
+/** From the first guess on it is measured; without protection there is no window. */
+function windowLimits(config: Config['overload'], pendingBytesMax: number): WindowLimits {
+  const { delayTarget: delayMs, protection } = config;
+  // From half of it on the log asks to wait, and that stops everybody.
+  const max = protection ? pendingBytesMax / 4 : Number.POSITIVE_INFINITY;
+  const first = protection ? Math.min(2 ** 20, max) : max;
+  return { delayMs, first, min: first / 4, max };
 }

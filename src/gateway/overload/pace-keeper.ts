@@ -27,7 +27,12 @@ export class PaceKeeper {
   }
 
   /** `takenCost`: all that was ever taken. Call it about once a second. */
-  look(overloaded: boolean, signals: Signals<Name>, takenCost: number, now = performance.now()): void {
+  look(
+    overloaded: boolean,
+    signals: Signals<Name>,
+    takenCost: number,
+    now = performance.now(),
+  ): void {
     const perMs = (takenCost - this.takenCost) / Math.max(1, now - this.lookedAt);
     this.takenCost = takenCost;
     this.lookedAt = now;

@@ -1,6 +1,7 @@
 import type { TenantQuota } from '../../config/quotas.ts';
 import type { LimitCode } from '../../core/refusals.ts';
 import { Bucket } from './buckets.ts';
+import { Distinct } from './distinct.ts';
 import { Rates } from './rates.ts';
 
 /** The last limit that slowed or refused a device. */
@@ -26,7 +27,11 @@ export class TenantUsage {
   readonly quota: TenantQuota;
   readonly rates: Rates;
   readonly connects: readonly Bucket[];
+  /** Those that are known here. */
   readonly devices = new Map<string, DeviceUsage>();
+  readonly devicesToday: Distinct;
+  /** Names of metrics that no type declares. */
+  readonly metricsToday: Distinct;
   connections = 0;
 
   /** What was taken and is not yet settled, in units of cost. */
@@ -50,6 +55,8 @@ export class TenantUsage {
     this.quota = quota;
     this.rates = new Rates(quota.tenant, now);
     this.connects = quota.tenant.connects.map((limit) => new Bucket(limit, now));
+    this.devicesToday = new Distinct(quota.tenant.devices);
+    this.metricsToday = new Distinct(quota.tenant.metrics);
   }
 }
 
@@ -58,6 +65,8 @@ export class DeviceUsage {
   readonly name: string;
   readonly rates: Rates;
   readonly connects: readonly Bucket[];
+  /** Names of metrics that its type does not declare. */
+  readonly metricsToday: Distinct;
   connections = 0;
   /** Its connections that wait for their turn, in order. */
   readonly waiting = new Set<Waiting>();
@@ -74,6 +83,7 @@ export class DeviceUsage {
     this.name = name;
     this.rates = new Rates(tenant.quota.device, now);
     this.connects = tenant.quota.device.connects.map((limit) => new Bucket(limit, now));
+    this.metricsToday = new Distinct(tenant.quota.device.metrics);
   }
 
   get key(): string {
