@@ -181,9 +181,11 @@ export class Overload {
       HISTORY_MAX,
     );
     overload.changes[to] = (overload.changes[to] ?? 0) + 1;
-    const fields = { level: to, from, cause, value };
-    if (to === 'normal') logger.info(fields, 'overload: normal again');
-    else logger.warn(fields, `overload: ${to}`);
+    const fields = { from, to, cause, value };
+    const message = to === 'normal' ? 'overload: normal again' : `overload: ${to}`;
+    // Braking loses nothing, and a busy machine does it now and then.
+    if (to === 'shed' || to === 'refuse') logger.warn(fields, message);
+    else logger.info(fields, message);
     for (const listener of this.listeners) listener(to);
   }
 
