@@ -140,7 +140,7 @@ const shares = (brake: number, shed: number, refuse: number) =>
 
 const overload = z.strictObject({
   protection: z.boolean().default(true),
-  delayTarget: timer('25ms', 1),
+  delayTarget: timer('50ms', 1),
   rise: timer('300ms'),
   dwell: z
     .strictObject({ brake: timer('2s'), shed: timer('2s'), refuse: timer('5s') })

@@ -23,8 +23,8 @@ import { AdmissionWindow, type WindowLimits } from './window.ts';
  */
 export const OVERHEAD = 128;
 /** What a connection may take before others have their turn. */
-const QUANTUM_BYTES = 16 * 1_024;
-const QUANTUM_MESSAGES = 64;
+const QUANTUM_BYTES = 64 * 1_024;
+const QUANTUM_MESSAGES = 256;
 const QUANTUM_COST = QUANTUM_BYTES + QUANTUM_MESSAGES * OVERHEAD;
 /** For so long turns are given before the sockets are looked at again. */
 const SLICE_MS = 4;

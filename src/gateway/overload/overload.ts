@@ -240,5 +240,5 @@ function windowLimits(config: Config['overload'], pendingBytesMax: number): Wind
   // From half of it on the log asks to wait, and that stops everybody.
   const max = protection ? pendingBytesMax / 4 : Number.POSITIVE_INFINITY;
   const first = protection ? Math.min(2 ** 20, max) : max;
-  return { delayMs, first, min: first / 4, max };
+  return { delayMs, first, min: first / 2, max };
 }
