@@ -28,6 +28,9 @@ export interface GatewayCounters {
   overload: OverloadStatus;
 }
 
+/** The levels of overload, from the least. */
+export const OVERLOAD_LEVELS: readonly string[] = ['normal', 'brake', 'shed', 'refuse'];
+
 /** How loaded the gateway is, as `docs/overload.md` explains it. */
 export interface OverloadStatus {
   level: string;

@@ -1,6 +1,11 @@
 import { Counter, Gauge, type Metric, type Registry } from 'prom-client';
 import type { LogStats } from '../log/contract.ts';
-import type { GatewayCounters, OverloadStatus, RollupStatus } from './counters.ts';
+import {
+  type GatewayCounters,
+  OVERLOAD_LEVELS,
+  type OverloadStatus,
+  type RollupStatus,
+} from './counters.ts';
 import type { PlainHistogram } from './histogram.ts';
 
 /**
@@ -162,9 +167,6 @@ export function gatewayMetrics(registry: Registry, counters: GatewayCounters): v
   overloadMetrics(registry, () => counters.overload);
 }
 
-/** By their order. */
-const LEVELS = ['normal', 'brake', 'shed', 'refuse'];
-
 function overloadMetrics(registry: Registry, status: () => OverloadStatus): void {
   const level = (name: string, help: string, read: (status: OverloadStatus) => number) =>
     gauge(registry, name, help, () => read(status()));
@@ -172,7 +174,7 @@ function overloadMetrics(registry: Registry, status: () => OverloadStatus): void
     registry,
     'spillway_overload_level',
     'How loaded the gateway is: 0 normal, 1 brake, 2 shed, 3 refuse.',
-    () => LEVELS.indexOf(status().level),
+    () => OVERLOAD_LEVELS.indexOf(status().level),
     'max',
   );
   counter(

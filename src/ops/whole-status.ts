@@ -1,5 +1,11 @@
 import type { LogStats } from '../log/contract.ts';
-import type { ForwardingStatus, LiveStatus, RollupStatus } from './counters.ts';
+import {
+  type ForwardingStatus,
+  type LiveStatus,
+  OVERLOAD_LEVELS,
+  type OverloadStatus,
+  type RollupStatus,
+} from './counters.ts';
 
 /** How one process of several is. */
 export interface ProcessStatus {
@@ -23,6 +29,8 @@ export interface ProcessLine {
   readingsPerSecond: number;
   /** Records on this process's disk that Kafka does not have. */
   waitingRecords: number;
+  /** How loaded its gateway is. */
+  level: string;
   /** Records of its partitions that its rollup worker has not processed. */
   lagRecords: number;
 }
@@ -50,8 +58,15 @@ export function wholeStatus(own: ProcessStatus, others: readonly ProcessStatus[]
     ...(forwardings.length > 0 && { forwarding: forwarding(forwardings) }),
     deadLettersByCode: merged(statuses.map((one) => one.deadLettersByCode)),
     shedByReason: merged(statuses.map((one) => one.shedByReason)),
+    overload: mostLoaded(statuses),
     processes: all.map(line).sort((a, b) => (a.id < b.id ? -1 : 1)),
   };
+}
+
+/** The overload of the process that is worst off; its own where it is as bad as any. */
+function mostLoaded(statuses: readonly LiveStatus[]): OverloadStatus {
+  const rank = ({ overload }: LiveStatus) => OVERLOAD_LEVELS.indexOf(overload.level);
+  return statuses.reduce((worst, one) => (rank(one) > rank(worst) ? one : worst)).overload;
 }
 
 function line({ id, host, status }: ProcessStatus): ProcessLine {
@@ -59,6 +74,7 @@ function line({ id, host, status }: ProcessStatus): ProcessLine {
   return {
     ...{ id, host, roles, version, startedAt, ready, readyReason, connections, readingsPerSecond },
     waitingRecords: status.forwarding?.backlogRecords ?? 0,
+    level: status.overload.level,
     lagRecords: status.rollup.lagRecords,
   };
 }

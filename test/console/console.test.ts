@@ -117,3 +117,50 @@ test('bound beyond loopback it asks for a token, and shows a tenant its own', {
   await page.getByLabel('Token').waitFor();
   assert.equal(await page.getByRole('cell', { name: 'd1', exact: true }).count(), 0);
 });
+
+test('the console says how loaded the gateway is, why, and who is held back', {
+  skip,
+}, async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'spillway-console-'));
+  const config = configSchema.parse({
+    data: { dir: join(dir, 'data') },
+    gateway: { mqtt: { port: 0 } },
+    http: { port: 0 },
+    types: TYPES,
+    // Whatever it uses is too much.
+    overload: { memory: { brake: 0.000_1, shed: 0, refuse: 0 } },
+    quotas: { default: { device: { messages: ['5/1s'] } } },
+  });
+  const registry = openRegistry(config);
+  const { secret } = registry.addDevice({ tenant: 'acme', device: 'd1', type: 'thermostat' });
+  registry.close();
+  const spillway = await startSpillway(config, pino({ level: 'silent' }), 'test');
+  const device = await connectDevice(`mqtt://127.0.0.1:${spillway.mqttPort}`, 'acme/d1', secret);
+  const browser = await chromium.launch({
+    executablePath: BROWSER,
+    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
+  });
+  t.after(async () => {
+    await browser.close();
+    device.client.end(true);
+    await spillway.stop();
+    rmSync(dir, { recursive: true });
+  });
+  const publishes = Array.from({ length: 15 }, (_, i) =>
+    device.client.publishAsync(device.topic, `{"temperature":${i}}`, { qos: 1 }),
+  );
+  await Promise.all(publishes);
+  const page = await browser.newPage();
+  await page.goto(`http://127.0.0.1:${spillway.httpPort}/`);
+  await page.locator('#overload-level').getByText('brake').waitFor();
+  assert.match(
+    (await page.locator('#overload-text').textContent()) ?? '',
+    /slowed down, nothing is lost: memory \([\d.]+ %\), for \d/,
+  );
+  await page.getByRole('cell', { name: 'normal → brake', exact: true }).waitFor();
+  const held = page.locator('#overload-limited tr', { hasText: 'acme/d1' });
+  await held.getByText('DEVICE_MESSAGES').waitFor();
+  await held.getByText('at most 5 messages in 1s').waitFor();
+  // Braking is no reason to send anybody elsewhere.
+  assert.match((await page.locator('#state').textContent()) ?? '', /ready/i);
+});

@@ -38,3 +38,17 @@ test('several processes are shown as one: sums, the worst of times, and a line f
     ],
   );
 });
+
+test('of several processes the one that is most loaded is shown, and the level of each', () => {
+  const calm = liveStatus();
+  const worst = liveStatus();
+  worst.overload = { ...worst.overload, level: 'shed', cause: 'memory' };
+  const whole = wholeStatus({ id: 'a', host: 'one', at: 0, status: calm }, [
+    { id: 'b', host: 'two', at: 0, status: worst },
+  ]);
+  assert.equal(whole.overload.cause, 'memory');
+  assert.deepEqual(
+    whole.processes?.map(({ level }) => level),
+    ['normal', 'shed'],
+  );
+});

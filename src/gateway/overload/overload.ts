@@ -22,7 +22,7 @@ import type { WindowLimits } from './window.ts';
 const LOOK_MS = 100;
 /** Looks between those at what changes slowly. */
 const SLOW_LOOKS = 10;
-const HISTORY_MAX = 50;
+const HISTORY_MAX = 20;
 const LIMITED_MAX = 20;
 /** A device is told that it is slowed down at most so often. */
 const TELL_MS = 30_000;
@@ -85,7 +85,7 @@ export class Overload {
       window: windowLimits(config, options.pendingBytesMax),
       onLimited: (device, code, exceeded) => this.onLimited(device, code, exceeded),
     });
-    this.paceKeeper = new PaceKeeper(this.admission.pace);
+    this.paceKeeper = new PaceKeeper(this.admission.pace, now);
     const { max } = options.connections();
     this.book = new UsageBook({ quotaOf: options.quotaOf, idleMax: 2 * max, now });
   }
@@ -164,7 +164,7 @@ export class Overload {
     const signals = this.scale.signals(readings);
     const change = machine.step(signals);
     if (change !== undefined) this.changed(change);
-    if (slow) this.paceKeeper.look(machine.level !== 'normal', signals, admission.takenCost);
+    if (slow) this.paceKeeper.look(signals, admission.takenCost);
     this.publish(signals);
   }
 
@@ -205,6 +205,11 @@ export class Overload {
       waitMs: admission.window.waitMs,
     };
     overload.connectsWaiting = options.connections().waiting;
+    overload.limited = [...this.limited.values()]
+      .reverse()
+      .flatMap(({ tenant, name, limited }) =>
+        limited === undefined ? [] : [{ tenant: tenant.name, device: name, ...limited }],
+      );
   }
 
   private onLimited(device: DeviceUsage, code: LimitCode, exceeded: Exceeded | undefined): void {

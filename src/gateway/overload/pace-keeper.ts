@@ -3,36 +3,38 @@ import type { Pace } from './pace.ts';
 
 /**
  * What fills slowly (the disk, the memory) is not helped by sharing what comes fairly: less has to come.
- * While such a signal is at its brake and grows, the pace of admission is cut a little each second; while
- * it falls, the pace stays and lets it fall. So the gateway goes as fast as what is behind it.
+ * While such a signal is at its brake and grows, the pace of admission is cut each second; while it does
+ * not, the pace is raised a little. So the gateway goes about as fast as what is behind it, and a signal
+ * that stays where it is (memory that is not given back) doesn't slow it down for ever.
  */
 const NAMES = ['backlog', 'memory'] as const;
 const CUT = 0.8;
-/** Below this part of the first pace it is not cut: something must go on coming, or nobody would notice. */
-const LEAST = 0.02;
+const RAISE = 1.05;
+/** Growth within a second that is more than noise. */
+const GROWTH: Record<Name, number> = { backlog: 0.000_1, memory: 0.002 };
+/** Cost per ms that is always let through: some 200 messages a second. */
+const LEAST = 50;
 /** Part of its brake threshold below which a signal lets go of the pace. */
 const RELEASE = 0.8;
 
-type Name = (typeof NAMES)[number];
+type Name = 'backlog' | 'memory';
 
 export class PaceKeeper {
   private readonly pace: Pace;
+  private readonly now: () => number;
   private last: Record<Name, number> = { backlog: 0, memory: 0 };
-  private least = 0;
   private takenCost = 0;
-  private lookedAt = performance.now();
+  private lookedAt: number;
 
-  constructor(pace: Pace) {
+  constructor(pace: Pace, now: () => number) {
     this.pace = pace;
+    this.now = now;
+    this.lookedAt = now();
   }
 
   /** `takenCost`: all that was ever taken. Call it about once a second. */
-  look(
-    overloaded: boolean,
-    signals: Signals<Name>,
-    takenCost: number,
-    now = performance.now(),
-  ): void {
+  look(signals: Signals<Name>, takenCost: number): void {
+    const now = this.now();
     const perMs = (takenCost - this.takenCost) / Math.max(1, now - this.lookedAt);
     this.takenCost = takenCost;
     this.lookedAt = now;
@@ -42,18 +44,12 @@ export class PaceKeeper {
       const { value, thresholds } = signals[name];
       const brake = thresholds.brake ?? Number.POSITIVE_INFINITY;
       if (value >= brake * RELEASE) holds = true;
-      if (value >= brake && value > this.last[name]) grows = true;
+      if (value >= brake && value > this.last[name] + GROWTH[name]) grows = true;
       this.last[name] = value;
     }
-    if (!overloaded || !holds) {
-      this.pace.rate = undefined;
-      return;
-    }
-    if (!grows) return;
     const { rate } = this.pace;
-    if (rate === undefined) {
-      this.least = perMs * LEAST;
-      this.pace.rate = perMs * CUT;
-    } else this.pace.rate = Math.max(this.least, rate * CUT);
+    if (rate !== undefined && !holds) this.pace.rate = undefined;
+    else if (grows) this.pace.rate = Math.max(LEAST, (rate ?? perMs) * CUT);
+    else if (rate !== undefined) this.pace.rate = rate * RAISE;
   }
 }

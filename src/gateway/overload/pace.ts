@@ -18,9 +18,11 @@ export class Pace {
   }
 
   set rate(perMs: number | undefined) {
+    if (this.perMs === undefined) {
+      this.left = 0;
+      this.at = this.now();
+    }
     this.perMs = perMs;
-    this.left = 0;
-    this.at = this.now();
   }
 
   allows(): boolean {

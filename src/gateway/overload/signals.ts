@@ -28,7 +28,7 @@ const LEVELS = ['brake', 'shed', 'refuse'] as const;
 /** Somebody waits for half of the time: as much comes as can be taken. */
 const DEMAND = 0.5;
 /** The largest delays that a baseline takes for normal, ms. */
-const LOOP_DELAY_MAX_MS = 100;
+const LOOP_DELAY_MAX_MS = 50;
 const COMMIT_MAX_MS = 1_000;
 
 export class SignalScale {

@@ -4,6 +4,7 @@ import { ApiError, get, repeat } from './api.js';
 import { clearChart, showChart } from './chart.js';
 import { showDevices, startDevices } from './devices.js';
 import { showProblem, showStatus } from './figures.js';
+import { showOverload } from './overload.js';
 import { showProcesses } from './processes.js';
 import { askForToken, startSignIn } from './sign-in.js';
 
@@ -69,8 +70,12 @@ repeat(
     // A tenant sees its data alone.
     element('now-section').hidden = status === undefined;
     element('state').hidden = status === undefined;
-    if (status === undefined) return;
+    if (status === undefined) {
+      element('overload-section').hidden = true;
+      return;
+    }
     showStatus(status);
+    showOverload(status.overload);
     showProcesses(status.processes ?? []);
   }),
   STATUS_MS,

@@ -19,7 +19,9 @@ export function showProcesses(processes) {
     line.append(
       cell(one.host),
       cell(one.roles.join(', ')),
-      cell(one.ready ? 'ready' : one.readyReason || 'not ready'),
+      cell(
+        one.ready ? (one.level === 'normal' ? 'ready' : one.level) : one.readyReason || 'not ready',
+      ),
       cell(one.version),
       cell(span(Date.now() - one.startedAt)),
       ...[one.connections, one.readingsPerSecond, one.waitingRecords, one.lagRecords].map((value) =>
