@@ -25,6 +25,8 @@ export const OVERHEAD = 128;
 /** What a connection may take before others have their turn. */
 const QUANTUM_BYTES = 64 * 1_024;
 const QUANTUM_MESSAGES = 256;
+/** But no more than this part of the window. */
+const QUANTUM_PART = 1 / 16;
 const QUANTUM_COST = QUANTUM_BYTES + QUANTUM_MESSAGES * OVERHEAD;
 /** For so long turns are given before the sockets are looked at again. */
 const SLICE_MS = 4;
@@ -291,8 +293,14 @@ export class Admission {
       this.park(tenant, tenant.rates, device, 'TENANT');
       return false;
     }
-    const messages = Math.min(QUANTUM_MESSAGES, own.messages, shared.messages / sharers);
-    const bytes = Math.min(QUANTUM_BYTES, own.bytes, shared.bytes / sharers);
+    const part = this.window.size * QUANTUM_PART;
+    const messages = Math.min(
+      QUANTUM_MESSAGES,
+      part / OVERHEAD,
+      own.messages,
+      shared.messages / sharers,
+    );
+    const bytes = Math.min(QUANTUM_BYTES, part, own.bytes, shared.bytes / sharers);
     turn.grant(Math.max(1, Math.floor(messages)), Math.max(1, bytes));
     return true;
   }
