@@ -15,6 +15,13 @@ import { WindowLoader } from './window-loader.ts';
 import { checkBaseWindow } from './windows.ts';
 
 const RETENTION_INTERVAL_MS = 600_000;
+/**
+ * The longest pause after a flush, ms. One that waited out an hour without the store or the log must not
+ * be followed by an hour without another.
+ */
+const PAUSE_MS_MAX = 5_000;
+/** Longest wait between two attempts to reach the log, ms: it is small beside what a rejoin takes. */
+const LOG_RETRY_MS_MAX = 2_000;
 /** How often final windows of silent devices are looked for, ms. */
 const SWEEP_INTERVAL_MS = 5_000;
 
@@ -117,6 +124,7 @@ class RollupWorker {
   private flushMsTotal = 0;
   private retries = 0;
   private lagMs = 0;
+  private bounds: Awaited<ReturnType<LogConsumer['bounds']>> = new Map();
   /** By the monotonic clock, ms. */
   private flushDue = 0;
   /** By gateway time, ms. */
@@ -186,7 +194,7 @@ class RollupWorker {
     const { retry = {}, signal } = this.options;
     return retrying(call, {
       firstMs: retry.firstMs ?? 100,
-      longestMs: retry.longestMs ?? 10_000,
+      longestMs: retry.longestMs ?? (name.startsWith('log.') ? LOG_RETRY_MS_MAX : 10_000),
       attemptsAfterAbort: retry.attemptsAfterAbort ?? 5,
       signal,
       ...(abandon === undefined ? {} : { abandon }),
@@ -310,6 +318,7 @@ class RollupWorker {
     const sources = await this.store.sources(this.group);
     const bounds = await this.retry('log.bounds', () => this.consumer.bounds());
     const committed = await this.retry('log.committed', () => this.consumer.committed(this.group));
+    this.bounds = bounds;
     const from = new Map<number, number>();
     for (const partition of assigned ?? bounds.keys()) {
       const position = stored.get(partition);
@@ -374,10 +383,10 @@ class RollupWorker {
     }
     if (clock.now() >= this.retentionDue) await this.applyRetention();
     const ended = this.monotonicNow();
-    // From beginning to beginning, but flushing takes at most half of the time.
+    // From beginning to beginning, but flushing takes at most half of the time unless it takes very long.
     this.flushDue = Math.max(
       began + this.options.config.rollup.flushInterval,
-      ended + (ended - began),
+      ended + Math.min(ended - began, PAUSE_MS_MAX),
     );
   }
 
@@ -407,12 +416,22 @@ class RollupWorker {
     }
   }
 
+  /** Those of the last time while the log is away: nothing waits for figures. */
+  private async boundsNow(): Promise<Awaited<ReturnType<LogConsumer['bounds']>>> {
+    try {
+      return await this.consumer.bounds();
+    } catch (error) {
+      if (!isRetryable(error)) throw error;
+      return this.bounds;
+    }
+  }
+
   private async report(): Promise<void> {
     const { onStats } = this.options;
     if (onStats === undefined) return;
-    const bounds = await this.retry('log.bounds', () => this.consumer.bounds());
+    this.bounds = await this.boundsNow();
     let lagOffsets = 0;
-    for (const [partition, { first, end }] of bounds) {
+    for (const [partition, { first, end }] of this.bounds) {
       const state = this.intake.partitions.get(partition);
       // Other workers report on theirs.
       if (state === undefined && this.assignment.isShared) continue;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { SpillwayError } from '../../src/core/errors.ts';
 import { finish } from '../../src/rollup/aggregate.ts';
 import { Crash } from './fakes.ts';
 import { DAY, Harness, HOUR, MINUTE, reading, T0 } from './harness.ts';
@@ -395,6 +396,38 @@ test('errors that may pass are retried, others end the worker', async () => {
     throw new SpillwayError('STORE_CORRUPT', 'broken');
   };
   await assert.rejects(run.feed(reading('d1', NOON, { a: 1 })), { code: 'STORE_CORRUPT' });
+});
+
+test('a flush that waited an hour for the store is followed by another one soon', {
+  timeout: 10_000,
+}, async () => {
+  const run = new Harness();
+  let now = 0;
+  run.start({
+    monotonicNow: () => {
+      now += 5_000;
+      return now;
+    },
+  });
+  run.store.before = (call) => {
+    if (call === 'commit' && run.store.positions.get('rollup/0') === undefined) now += HOUR;
+  };
+  await run.feed(reading('d1', NOON, { a: 1 }));
+  await run.feed(reading('d1', NOON + 1, { a: 2 }));
+  await run.stop();
+});
+
+test('a log that is away holds up no flush for its figures', { timeout: 10_000 }, async () => {
+  const run = new Harness();
+  run.start();
+  await run.feed(reading('d1', NOON, { a: 1 }));
+  const { bounds } = run.log;
+  run.log.bounds = async () => {
+    throw new SpillwayError('LOG_UNAVAILABLE', 'away');
+  };
+  await run.feed(reading('d1', NOON + 1, { a: 2 }));
+  run.log.bounds = bounds;
+  await run.stop();
 });
 
 test('a store that stays broken does not keep the worker from stopping', async () => {
