@@ -20,7 +20,7 @@ export function compress(raw: Buffer, codec: WrittenCodec): Buffer {
   return codec === 'gzip' ? gzipSync(raw, GZIP) : raw;
 }
 
-/** Throws LOG_CORRUPT, also for a codec whose package is not installed. */
+/** Throws LOG_CORRUPT for a codec that is not known or not installed, and what unpacking throws. */
 export async function decompress(packed: Buffer, attributes: number): Promise<Buffer> {
   switch (attributes & CODEC_MASK) {
     case CODECS.none:
@@ -72,8 +72,11 @@ async function unsnap(packed: Buffer): Promise<Buffer> {
 }
 
 async function unlz4(packed: Buffer): Promise<Buffer> {
-  const decompressFrame = (await load('lz4js', 'lz4')).decompress as Uncompress;
-  return Buffer.from(decompressFrame(packed, UNPACKED_BYTES_MAX));
+  const lz4 = await load('lz4js', 'lz4');
+  const bytesMax = (lz4.decompressBound as (packed: Uint8Array) => number)(packed);
+  if (bytesMax > UNPACKED_BYTES_MAX) throw new RangeError('a batch is too large unpacked');
+  // It makes a buffer of this size.
+  return Buffer.from((lz4.decompress as Uncompress)(packed, bytesMax));
 }
 
 /** For clients of kafkajs itself in this process; it knows gzip only. */

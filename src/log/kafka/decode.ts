@@ -1,3 +1,4 @@
+import { SpillwayError } from '../../core/errors.ts';
 import type { LogRecord } from '../../core/nouns.ts';
 import type { LogBatch, RecordSource } from '../contract.ts';
 import { decompress } from './codecs.ts';
@@ -15,7 +16,7 @@ export interface Decoded {
 /**
  * The records of consecutive batches from `from` on. What others have put into our topics and is no record
  * makes a gap; behind the last record an empty batch stands for it, so that a reader comes to the end.
- * Throws LOG_CORRUPT for damage.
+ * Throws LOG_CORRUPT for damage, and where the codec's package is missing.
  */
 export async function decodeBatches(
   partition: number,
@@ -29,15 +30,16 @@ export async function decodeBatches(
     if (isControl(raw)) continue;
     const where = `partition ${partition}, offset ${raw.baseOffset}`;
     if (!isIntact(raw)) throw corrupt(where, 'its checksum does not match');
-    let cursor: RecordCursor;
     try {
-      cursor = new RecordCursor(await decompress(packedRecords(raw), raw.attributes));
+      const cursor = new RecordCursor(await decompress(packedRecords(raw), raw.attributes));
       while (cursor.next()) {
         const offset = raw.baseOffset + cursor.offsetDelta;
         if (offset >= from) runs.add(cursor, offset, raw.timestamp);
       }
-    } catch (cause) {
-      throw cause instanceof RangeError ? corrupt(where, 'it does not unpack', cause) : cause;
+    } catch (error) {
+      if (error instanceof SpillwayError) throw error;
+      // It came as it was sent, so whoever sent it can't write batches; that must not stop everybody.
+      runs.unreadable += raw.count;
     }
   }
   runs.end(from);

@@ -1,3 +1,4 @@
+import { SpillwayError } from '../../core/errors.ts';
 import { decompress } from './codecs.ts';
 import { closed, corrupt, reasonOf } from './errors.ts';
 import { Reader } from './reader.ts';
@@ -126,18 +127,28 @@ export class TopicFollower {
   }
 
   private async apply(partition: number, batches: RawBatch[]): Promise<void> {
-    const { topic, onRecord } = this.options;
+    const { topic } = this.options;
     for (const batch of batches) {
       if (this.failure !== undefined) return;
       if (!isControl(batch)) {
         const where = `partition ${topic}/${partition}, offset ${batch.baseOffset}`;
         if (!isIntact(batch)) throw corrupt(where, 'its checksum does not match');
-        const cursor = new RecordCursor(await decompress(packedRecords(batch), batch.attributes));
-        while (cursor.next()) onRecord(cursor.key(), cursor.value());
+        await this.read(batch, where);
       }
       this.applied.set(partition, batch.lastOffset + 1);
     }
     this.settle();
+  }
+
+  private async read(batch: RawBatch, where: string): Promise<void> {
+    const { onRecord, logger } = this.options;
+    try {
+      const cursor = new RecordCursor(await decompress(packedRecords(batch), batch.attributes));
+      while (cursor.next()) onRecord(cursor.key(), cursor.value());
+    } catch (error) {
+      if (error instanceof SpillwayError) throw error;
+      logger.warn({ where, reason: reasonOf(error) }, 'a batch that others wrote does not unpack');
+    }
   }
 
   /** There is nothing before `offset` that could be applied. */
