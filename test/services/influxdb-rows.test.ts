@@ -140,6 +140,61 @@ if (env === undefined) {
       await assert.rejects(store.writeRollups([rollup({ windowMs: 5 })]), RangeError);
     });
 
+    test('of records with foreign names become dead letters that are found', async (t) => {
+      const store = await open(t, places++);
+      const names = ['a b', 'a,b=c', 'x"\\', 'a\nb', '中', '%41', 'ok'];
+      const letters = names.flatMap((tenant, at) =>
+        names.map((device, nth) => letter({ tenant, device, offset: at * 10 + nth })),
+      );
+      await store.writeDeadLetters(letters);
+      for (const tenant of names) {
+        const query = { tenant, ...ALL };
+        const expected = letters.filter((one) => one.tenant === tenant);
+        assert.deepEqual(await store.deadLetters({ ...query, oldestFirst: true }), expected);
+        assert.deepEqual(await store.deadLetters({ ...query, devices: ['a b'] }), [expected[0]]);
+        const counts = await store.countDeadLetters(query);
+        assert.deepEqual(counts.map(({ device }) => device).sort(), [...names].sort());
+        const groups = await store.groupDeadLetters(query);
+        assert.deepEqual(groups.map(({ device }) => device).sort(), [...names].sort());
+      }
+      const [one] = letters;
+      assert.ok(one !== undefined);
+      await store.markDeadLetters([{ ...one, attempt: 2 }]);
+      await store.purgeDeadLetters({ ...ALL, tenant: 'a b', device: 'a,b=c', purged: NOON });
+      const left = await store.deadLetters({ tenant: 'a b', ...ALL, oldestFirst: true });
+      assert.deepEqual(
+        left.map(({ device, attempt }) => [device, attempt]),
+        names
+          .filter((name) => name !== 'a,b=c')
+          .map((name, at) => [name, at === 0 ? 2 : undefined]),
+      );
+    });
+
+    test('with texts as long as they come are stored whole, or given back', async (t) => {
+      const store = await open(t, places++);
+      const long = '"'.repeat(249_999);
+      const rows = [long, `${long}"`, '中'.repeat(166_666), '\u0001'.repeat(83_334)].map(
+        (text, i) => reading({ ts: NOON + i, offset: i, values: { text } }),
+      );
+      const refused = await store.writeReadings(rows);
+      assert.deepEqual(
+        refused.map((one) => one.reading.offset),
+        [1, 3],
+      );
+      for (const { message } of refused) assert.match(message, /text is too long/);
+      // A rollup that begins and ends with such texts, and the longest of sketches.
+      const state = { ...rollup().state, first: long, last: long, sketch: new Uint8Array(20_000) };
+      await store.writeRollups([rollup({ metric: 'text', state })]);
+      const [found] = await store.rollups({ tenant: 'acme', windowMs: MINUTE, ...ALL });
+      assert.deepEqual(found?.state, state);
+      const payload = Buffer.alloc(2 ** 20, 'x').toString('base64');
+      await store.writeDeadLetters([letter({ payload, payloadBytes: 2 ** 20 })]);
+      const [kept] = await store.deadLetters({ tenant: 'acme', ...ALL });
+      assert.equal(kept?.payloadBytes, 2 ** 20);
+      const bytes = Buffer.from(kept?.payload ?? '', 'base64');
+      assert.ok(bytes.length > 700_000 && bytes.every((byte) => byte === 120), `${bytes.length}`);
+    });
+
     test('keep every text', async (t) => {
       const store = await open(t, places++);
       const texts = [

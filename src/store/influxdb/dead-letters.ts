@@ -17,10 +17,13 @@ import {
   PURGED_FIELD,
   REPLAYED_FIELD,
 } from './letter-point.ts';
-import { decodeTag, encodeTag, isLegalName, textValue } from './line-protocol.ts';
+import { decodeTag, encodeTag, textValue } from './line-protocol.ts';
 import { isExpired, type LineWriter } from './line-writer.ts';
 import { place, type Queries } from './queries.ts';
 import { DEVICES_PER_QUERY, deviceCondition } from './raw-times.ts';
+
+/** A text field of InfluxDB holds 1 MiB. */
+const CONTENTS_BYTES_MAX = 1_000_000;
 
 /** What is there already, with its marks, stays as it is: the same point gets the same fields. */
 export async function writeDeadLetters(
@@ -49,10 +52,7 @@ export async function writePoints(
 
 function letterLine(letter: StoredDeadLetter): string {
   const { tenant, device, code, partition, offset, received, replayed: _, ...rest } = letter;
-  if (!isLegalName(tenant) || !isLegalName(device)) {
-    throw new RangeError(`${tenant}/${device} is no legal name of a device`);
-  }
-  const text = JSON.stringify(rest).replaceAll('\u007f', '\\u007f');
+  const text = contentsOf(rest);
   // biome-ignore lint/suspicious/noControlCharactersInRegex: a table in a chart shows plain text
   const message = letter.message.toWellFormed().replaceAll(/[\u0000-\u001f\u007f]/g, ' ');
   const fields = [
@@ -61,6 +61,16 @@ function letterLine(letter: StoredDeadLetter): string {
     `${OFFSET_FIELD}=${offset}i`,
   ];
   return `${letterSeries(letter)} ${fields.join(',')} ${letterTime(letter)}`;
+}
+
+/** In JSON; a payload for which the database has no room is cut once more. */
+function contentsOf(letter: { payload: string }): string {
+  const text = JSON.stringify(letter).replaceAll('\u007f', '\\u007f');
+  const excess = Buffer.byteLength(text) - CONTENTS_BYTES_MAX;
+  if (excess <= 0 || letter.payload === '') return text;
+  // Whole groups of base64.
+  const kept = Math.max(0, Math.floor((letter.payload.length - excess) / 4) * 4);
+  return contentsOf({ ...letter, payload: letter.payload.slice(0, kept) });
 }
 
 /** By received, then partition and offset; newest first unless told otherwise. */
@@ -160,7 +170,7 @@ async function fetchLetters(
       const letter: StoredDeadLetter = {
         ...(JSON.parse(cells[text] ?? '') as Omit<StoredDeadLetter, 'tenant' | 'device' | 'code'>),
         tenant: letters.tenant,
-        device: cells[device] ?? '',
+        device: decodeTag(cells[device] ?? ''),
         code: decodeTag(cells[code] ?? ''),
         received: parseTime(cells[time] ?? '').ms,
         partition: Number(cells[partition]),
@@ -209,7 +219,7 @@ export async function groupDeadLetters(
       const [count, open] = [place(columns, 'count'), place(columns, 'open')];
       const [oldest, newest] = [place(columns, 'oldest'), place(columns, 'newest')];
       return (cells) => ({
-        device: cells[device] ?? '',
+        device: decodeTag(cells[device] ?? ''),
         code: decodeTag(cells[code] ?? ''),
         type: decodeTag(cells[type] ?? ''),
         typeVersion: decodeTag(cells[version] ?? ''),
@@ -248,7 +258,7 @@ export async function countDeadLetters(
       const code = columns.indexOf('code');
       const value = place(columns, '_value');
       return (cells) => ({
-        device: cells[device] ?? '',
+        device: decodeTag(cells[device] ?? ''),
         code: decodeTag(cells[code] ?? ''),
         count: Number(cells[value]),
       });
@@ -270,7 +280,8 @@ function isEmpty({ from, to, devices }: DeadLetterQuery): boolean {
 }
 
 function deviceParts({ devices }: DeadLetterQuery): (readonly string[] | undefined)[] {
-  return devices === undefined ? [undefined] : chunks([...new Set(devices)], DEVICES_PER_QUERY);
+  if (devices === undefined) return [undefined];
+  return chunks([...new Set(devices)].map(encodeTag), DEVICES_PER_QUERY);
 }
 
 /** The points, of the named fields alone. */
@@ -289,7 +300,7 @@ function select(
   return `from(bucket: ${query.text(bucket)})
     |> range(start: ${query.time(from)}, stop: ${query.time(to)})
     |> filter(fn: (r) => r._measurement == ${query.text(LETTER_MEASUREMENT)}
-      and r.tenant == ${query.text(tenant)}${conditions} and ${query.anyOf('_field', fields)}${deviceCondition(query, devices)})`;
+      and r.tenant == ${query.text(encodeTag(tenant))}${conditions} and ${query.anyOf('_field', fields)}${deviceCondition(query, devices)})`;
 }
 
 /** One row for each letter that was not purged and has the state that is asked for. */

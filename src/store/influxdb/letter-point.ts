@@ -22,14 +22,17 @@ export interface LetterPoint extends LetterKey {
 /** The ns within a ms tell letters of one series and time apart: the last digits of their offset. */
 const NS_PER_MS = 1_000_000;
 
-/** Measurement and tags. InfluxDB knows no empty tags. */
+/**
+ * Measurement and tags; InfluxDB knows no empty ones. What another program put into a shared log may have
+ * names that are not legal, and becomes a letter all the same.
+ */
 export function letterSeries(point: LetterPoint): string {
   const { tenant, device, partition, code, type, typeVersion } = point;
   const tags: [string, string][] = [
     ['code', encodeTag(code)],
-    ['device', device],
+    ['device', encodeTag(device)],
     ['partition', `${partition}`],
-    ['tenant', tenant],
+    ['tenant', encodeTag(tenant)],
     ['type', encodeTag(type)],
     ['type_version', encodeTag(typeVersion ?? '')],
   ];

@@ -75,6 +75,19 @@ export function textValue(text: string): string {
   return plain ? `"${text}"` : `"${text.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`;
 }
 
+/**
+ * InfluxDB refuses texts of more than 1 MiB. A window's `state` holds two of them as JSON, so that a text
+ * that is stored never makes a rollup that is not.
+ */
+const TEXT_BYTES_MAX = 500_000;
+/** JSON has at most so many bytes for one UTF-16 unit. */
+const JSON_BYTES_PER_UNIT = 6;
+
+export function isTooLong(text: string): boolean {
+  if (text.length * JSON_BYTES_PER_UNIT <= TEXT_BYTES_MAX) return false;
+  return Buffer.byteLength(JSON.stringify(text)) > TEXT_BYTES_MAX;
+}
+
 /** From a cell of a CSV answer. */
 export function parseValue(kind: FieldKind, cell: string): Value {
   if (kind === 'number') return Number(cell);

@@ -1,6 +1,13 @@
 import type { Origin, RefusedReading, StoredReading } from '../contract.ts';
 import { TIME_MAX } from './flux.ts';
-import { FieldPrefixes, fieldKeys, fieldValue, kindOf, textValue } from './line-protocol.ts';
+import {
+  FieldPrefixes,
+  fieldKeys,
+  fieldValue,
+  isTooLong,
+  kindOf,
+  textValue,
+} from './line-protocol.ts';
 import type { LineWriter } from './line-writer.ts';
 import type { Queries } from './queries.ts';
 import { type ExistingRow, existingRows, keyText } from './raw-existing.ts';
@@ -133,6 +140,7 @@ export class RawWriter {
       if (value === undefined) continue;
       const prefix = this.prefixes.get(metric, kindOf(value));
       if (prefix === undefined) return `the metric name ${JSON.stringify(metric)} is not legal`;
+      if (typeof value === 'string' && isTooLong(value)) return `the text of ${metric} is too long`;
       const text = fieldValue(value);
       if (text === undefined) return 'a value is not a finite number';
       fields += fields === '' ? ` ${prefix}${text}` : `,${prefix}${text}`;
