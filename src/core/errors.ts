@@ -36,6 +36,10 @@ export const ERRORS = {
     next: 'Start the release that wrote this store, or a later one.',
   },
   STORE_BUSY: { retryable: true, next: 'Another process writes the store; try again.' },
+  STORE_TAKEN_OVER: {
+    retryable: false,
+    next: 'Nothing, the rollup worker begins again; if it repeats, find who else writes these buckets.',
+  },
   STORE_UNAVAILABLE: {
     retryable: true,
     next: 'Check that InfluxDB runs and that store.influxdb is right; the log keeps what comes.',

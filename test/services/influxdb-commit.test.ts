@@ -139,8 +139,8 @@ if (env === undefined) {
           const numbers = (await reader.sources?.(of.group))?.get(2);
           assert.equal(Math.max(...(numbers?.values() ?? [])), RECORDS);
         }
-        // Taking over: a query and a record; each commit: cells and position.
-        assert.equal(crashes, 2 + 2 * CUTS.length);
+        // Taking over: a query, a record and a query; each commit: cells and position.
+        assert.equal(crashes, 3 + 2 * CUTS.length);
       });
 
       test(`counts once when the same writer goes on after any request (${fault})`, async (t) => {
@@ -172,7 +172,7 @@ if (env === undefined) {
           if (failed === 0) break;
           failures += failed;
         }
-        assert.equal(failures, 2 + 2 * CUTS.length);
+        assert.equal(failures, 3 + 2 * CUTS.length);
       });
     }
 

@@ -167,7 +167,16 @@ describe('cells', () => {
 
   test('count up to where the next session took over', () => {
     const record = (time: number, number: number, base: number | null, next: number | null) =>
-      ({ group: 'g', partition: 0, time, number, base, next }) satisfies SessionRecord;
+      ({
+        group: 'g',
+        partition: 0,
+        time,
+        ns: 0,
+        number,
+        base,
+        next,
+        by: 'w',
+      }) satisfies SessionRecord;
     const records = [
       record(1, 1, null, 50),
       record(2, 2, 40, 70),
@@ -181,8 +190,10 @@ describe('cells', () => {
       [3, 90],
     ]);
     assert.deepEqual(boundsOf(records), expected);
-    const next = successorOf('g', 0, records, 2, 7);
-    assert.deepEqual(next, record(5, 7, 90, 90));
-    assert.deepEqual(successorOf('g', 0, [], 9, 1), record(9, 1, null, null));
+    const successor = { group: 'g', partition: 0, by: 'w' };
+    const next = successorOf(records, { ...successor, base: 90 }, 2, 7);
+    assert.deepEqual({ ...next, ns: 0 }, record(5, 7, 90, 90));
+    const first = successorOf([], { ...successor, base: null }, 9, 1);
+    assert.deepEqual({ ...first, ns: 0 }, record(9, 1, null, null));
   });
 });

@@ -76,11 +76,15 @@ export class Connection {
     this.breakers = { write: new Breaker(backoff), query: new Breaker(backoff) };
   }
 
-  /** Throws HttpError when the server refuses the data, else InfluxUnavailableError. */
-  async write(request: Request): Promise<void> {
-    await this.repeat(this.breakers.write, true, (signal, sign) =>
-      this.send(request, signal, sign),
-    );
+  /**
+   * Throws HttpError when the server refuses the data, else InfluxUnavailableError. `admit` is asked right
+   * before each attempt; what it throws ends the call.
+   */
+  async write(request: Request, admit?: () => Promise<void>): Promise<void> {
+    await this.repeat(this.breakers.write, true, async (signal, sign) => {
+      await admit?.();
+      await this.send(request, signal, sign);
+    });
   }
 
   /** `attempt` is called anew for each attempt. Throws HttpError, InfluxUnavailableError and what the attempt throws. */

@@ -1,31 +1,17 @@
 import { setImmediate as turn } from 'node:timers/promises';
-import type { Clock } from '../../core/clock.ts';
 import type { LedgerCount, Outcome } from '../../core/nouns.ts';
 import type { LedgerQuery, Progress } from '../contract.ts';
 import { type CellKey, cellLine, newestValue, nextState, readCells } from './cells.ts';
 import type { Connection } from './connection.ts';
 import type { LineWriter } from './line-writer.ts';
+import type { Ownership, Session } from './ownership.ts';
 import type { Queries } from './queries.ts';
-import {
-  partitionKey,
-  readSessions,
-  type SessionRecord,
-  successorOf,
-  writeAll,
-  writeSessions,
-} from './sessions.ts';
-
-interface Session {
-  record: SessionRecord;
-  /** Committed states by {@link keyOf}. */
-  cells: Map<string, string>;
-}
+import { partitionKey, type SessionRecord, writeAll, writeSessions } from './sessions.ts';
 
 export interface LedgerWriterOptions {
-  queries: Queries;
+  ownership: Ownership;
   lines: LineWriter;
   bucket: string;
-  clock: Clock;
   /** Cells that one session remembers; with more, another session begins. */
   cellsMax: number;
 }
@@ -52,9 +38,6 @@ export class LedgerWriter {
   private readonly options: LedgerWriterOptions;
   private waiting: Waiting[] = [];
   private isCommitting = false;
-  private readonly sessions = new Map<string, Session>();
-  /** By partition: numbers below were tried, with an outcome that may be unknown. */
-  private readonly numberMin = new Map<string, number>();
 
   constructor(options: LedgerWriterOptions) {
     this.options = options;
@@ -85,7 +68,9 @@ export class LedgerWriter {
         for (const { resolve } of going.values()) resolve();
       } catch (error) {
         // Nobody knows what of it has been written: new sessions find out and start from there.
-        for (const key of going.keys()) this.sessions.delete(key);
+        for (const { progress } of going.values()) {
+          this.options.ownership.end(progress.group, progress.partition);
+        }
         for (const { reject } of going.values()) reject(error);
       }
     }
@@ -93,14 +78,12 @@ export class LedgerWriter {
   }
 
   private async commitAll(going: readonly Waiting[]): Promise<void> {
-    const { lines, bucket, cellsMax } = this.options;
+    const { ownership, lines, bucket, cellsMax } = this.options;
     const steps: Step[] = [];
     const texts: string[] = [];
-    for (const { key, progress } of going) {
-      let session = this.sessions.get(key);
-      if (session === undefined || session.cells.size > cellsMax) {
-        session = await this.begin(progress.group, progress.partition);
-      }
+    for (const [group, partitions] of partitionsOf(going)) await ownership.take(partitions, group);
+    for (const { progress } of going) {
+      const session = await ownership.session(progress.group, progress.partition);
       const { next } = session.record;
       if (next === null || next < progress.nextOffset) {
         steps.push({ session, ...stepOf(session, progress, texts) });
@@ -115,35 +98,19 @@ export class LedgerWriter {
     for (const { session, moved, states } of steps) {
       session.record = moved;
       for (const [key, state] of states) session.cells.set(key, state);
+      const { group, partition } = moved;
+      if (session.cells.size > cellsMax) ownership.end(group, partition);
     }
   }
+}
 
-  /** Ends sessions that have a successor; returns whether there were any. */
-  review(found: ReadonlyMap<string, readonly SessionRecord[]>): boolean {
-    let hasLost = false;
-    for (const [key, { record }] of this.sessions) {
-      const records = found.get(key);
-      if (records === undefined) continue;
-      const last = records.at(-1);
-      if (last?.number === record.number && last.next === record.next) continue;
-      this.sessions.delete(key);
-      hasLost = true;
-    }
-    return hasLost;
+function partitionsOf(going: readonly Waiting[]): Map<string, Set<number>> {
+  const groups = new Map<string, Set<number>>();
+  for (const { progress } of going) {
+    const { group, partition } = progress;
+    groups.set(group, (groups.get(group) ?? new Set()).add(partition));
   }
-
-  private async begin(group: string, partition: number): Promise<Session> {
-    const { queries, lines, bucket, clock } = this.options;
-    const key = partitionKey(group, partition);
-    const records = (await readSessions(queries, bucket, group)).get(key) ?? [];
-    const numberMin = this.numberMin.get(key) ?? 1;
-    const record = successorOf(group, partition, records, clock.now(), numberMin);
-    this.numberMin.set(key, record.number + 1);
-    await writeSessions(lines, bucket, [record]);
-    const session: Session = { record, cells: new Map() };
-    this.sessions.set(key, session);
-    return session;
-  }
+  return groups;
 }
 
 /** Adds the lines of changed cells to `texts`. */

@@ -31,6 +31,14 @@ interface Batch {
   to: number;
 }
 
+/** Asked before each attempt of each request; what it throws ends the call. */
+export type Admit = () => Promise<void>;
+
+interface Target {
+  path: string;
+  admit: Admit | undefined;
+}
+
 interface Line {
   index: number;
   text: string;
@@ -62,11 +70,12 @@ export class LineWriter {
     bucket: string,
     precision: 'ms' | 'ns',
     lines: readonly string[],
+    admit?: Admit,
   ): Promise<RejectedLine[]> {
     const { org, concurrency } = this.options;
     if (lines.length === 0) return [];
     const query = new URLSearchParams({ org, bucket, precision });
-    const path = `/api/v2/write?${query}`;
+    const target = { path: `/api/v2/write?${query}`, admit };
     const batches = this.batches(lines);
     const rejected: RejectedLine[] = [];
     let next = 0;
@@ -74,7 +83,7 @@ export class LineWriter {
       for (let batch = batches[next++]; batch !== undefined; batch = batches[next++]) {
         await this.enter();
         try {
-          for (const one of await this.writeBatch(path, lines, batch)) rejected.push(one);
+          for (const one of await this.writeBatch(target, lines, batch)) rejected.push(one);
         } finally {
           this.leave();
         }
@@ -125,17 +134,17 @@ export class LineWriter {
   }
 
   private async writeBatch(
-    path: string,
+    target: Target,
     lines: readonly string[],
     { from, to }: Batch,
   ): Promise<RejectedLine[]> {
-    const error = await this.attempt(path, lines.slice(from, to).join('\n'));
+    const error = await this.attempt(target, lines.slice(from, to).join('\n'));
     if (error === undefined) return [];
     const sorted = lines
       .slice(from, to)
       .map((text, index) => ({ index: from + index, text }))
       .sort(bySeriesAndTime);
-    return this.isolate(path, sorted, error);
+    return this.isolate(target, sorted, error);
   }
 
   /**
@@ -145,7 +154,7 @@ export class LineWriter {
    * the order of type and time, so few halves are mixed.
    */
   private async isolate(
-    path: string,
+    target: Target,
     lines: readonly Line[],
     error: unknown,
   ): Promise<RejectedLine[]> {
@@ -156,14 +165,14 @@ export class LineWriter {
     const middle = lines.length >>> 1;
     const rejected: RejectedLine[] = [];
     for (const half of [lines.slice(0, middle), lines.slice(middle)]) {
-      const again = await this.attempt(path, half.map(({ text }) => text).join('\n'));
-      if (again !== undefined) rejected.push(...(await this.isolate(path, half, again)));
+      const again = await this.attempt(target, half.map(({ text }) => text).join('\n'));
+      if (again !== undefined) rejected.push(...(await this.isolate(target, half, again)));
     }
     return rejected;
   }
 
   /** Returns the error when the database refuses the lines; throws all others. */
-  private async attempt(path: string, text: string): Promise<unknown> {
+  private async attempt({ path, admit }: Target, text: string): Promise<unknown> {
     const { connection, gzipLevel } = this.options;
     const headers: Record<string, string> = { 'content-type': 'text/plain; charset=utf-8' };
     let body: string | Buffer = text;
@@ -173,7 +182,7 @@ export class LineWriter {
       headers['content-encoding'] = 'gzip';
     }
     try {
-      await connection.write({ method: 'POST', path, headers, body, status: 204 });
+      await connection.write({ method: 'POST', path, headers, body, status: 204 }, admit);
       return undefined;
     } catch (error) {
       if (verdictOf(error) !== 'refused') throw error;

@@ -25,6 +25,8 @@ const NAMED_MAX = 500;
 export class DeviceRows {
   /** The last batch that had readings of the device. */
   usedIn = 0;
+  /** Of the log, where its last reading came from. */
+  partition = 0;
   /** All rows from here on are in `recent`. */
   private knownFrom: number;
   private newest: number;

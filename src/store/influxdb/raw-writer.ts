@@ -8,7 +8,7 @@ import {
   kindOf,
   textValue,
 } from './line-protocol.ts';
-import type { LineWriter } from './line-writer.ts';
+import type { Admit, LineWriter } from './line-writer.ts';
 import type { Queries } from './queries.ts';
 import { type ExistingRow, existingRows, keyText } from './raw-existing.ts';
 import { type RawKeys, seriesOf } from './raw-keys.ts';
@@ -44,7 +44,7 @@ export class RawWriter {
     this.options = options;
   }
 
-  async write(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
+  async write(readings: readonly StoredReading[], admit: Admit): Promise<RefusedReading[]> {
     const { keys, lines, bucket } = this.options;
     const refused: RefusedReading[] = [];
     const { unsure } = this;
@@ -54,9 +54,10 @@ export class RawWriter {
     const texts: string[] = [];
     const known: StoredReading[] = [];
     for (const reading of readings) {
-      const { tenant, device, type, ts } = reading;
+      const { tenant, device, type, ts, partition } = reading;
       const rows = keys.find(tenant, device);
       const series = rows?.series(tenant, device, type);
+      if (rows !== undefined) rows.partition = partition;
       const fields = this.fieldsOf(reading);
       if (rows === undefined || series === undefined) {
         refused.push({ reading, message: 'tenant, device or type is no legal name' });
@@ -71,12 +72,12 @@ export class RawWriter {
     }
     keys.shrink();
     try {
-      for (const { index, message } of await lines.write(bucket, 'ms', texts)) {
+      for (const { index, message } of await lines.write(bucket, 'ms', texts, admit)) {
         const reading = fresh[index];
         if (reading !== undefined) refused.push({ reading, message });
       }
       // Afterwards, so that a key that came twice in this batch has its row in the store.
-      if (known.length > 0) refused.push(...(await this.merge(known)));
+      if (known.length > 0) refused.push(...(await this.merge(known, admit)));
     } catch (error) {
       this.unsure = new Set(fresh);
       throw error;
@@ -84,7 +85,7 @@ export class RawWriter {
     return refused;
   }
 
-  private async merge(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
+  private async merge(readings: readonly StoredReading[], admit: Admit): Promise<RefusedReading[]> {
     const { queries, lines, bucket, keys } = this.options;
     const existing = await existingRows(queries, bucket, readings, (key) => keys.gapMs(key));
     const drafts = new Map<string, Draft>();
@@ -109,7 +110,7 @@ export class RawWriter {
       this.add(draft, reading);
     }
     const written = [...drafts.values()].filter(({ changed }) => changed.size > 0);
-    const rejected = await lines.write(bucket, 'ms', written.map(lineOf));
+    const rejected = await lines.write(bucket, 'ms', written.map(lineOf), admit);
     return rejected.flatMap(({ index, message }) =>
       (written[index]?.readings ?? []).map((reading) => ({ reading, message })),
     );

@@ -9,7 +9,7 @@ import {
   kindOf,
   textValue,
 } from './line-protocol.ts';
-import { isExpired, type LineWriter } from './line-writer.ts';
+import { type Admit, isExpired, type LineWriter } from './line-writer.ts';
 import { place, type Queries } from './queries.ts';
 import { DEVICES_PER_QUERY, deviceCondition } from './raw-times.ts';
 
@@ -46,6 +46,7 @@ export async function writeRollups(
   bucket: string,
   rows: readonly RollupRow[],
   describe: Describe,
+  admit: Admit,
 ): Promise<void> {
   const latest = new Map<string, RollupRow>();
   for (const row of rows) {
@@ -56,6 +57,7 @@ export async function writeRollups(
     bucket,
     'ms',
     written.map((row) => rollupLine(row, describe)),
+    admit,
   );
   const fault = rejected.find((one) => !isExpired(one));
   if (fault === undefined) return;

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { FluxQuery, parseTime } from './flux.ts';
 import { decodeTag, encodeTag, textValue } from './line-protocol.ts';
 import type { LineWriter } from './line-writer.ts';
@@ -16,7 +17,7 @@ import { place, type Queries } from './queries.ts';
  * not count, however the same records are cut into commits afterwards: the next session has cells of its
  * own. Nor does it matter that a reader gets positions and cells one after the other.
  *
- * A session counts up to its own position, or up to where the next session took over if that is less: a
+ * A session counts up to its own position, or up to where a later session took over if that is less: a
  * writer that was paused and does not know yet that it has a successor, or a request that arrives
  * late, changes nothing. Totals are sums over sessions.
  */
@@ -25,19 +26,24 @@ import { place, type Queries } from './queries.ts';
 export const POSITION_MEASUREMENT = 'position';
 export const CELL_FIELD = 'state';
 
+const NS_PER_MS = 1_000_000;
 /** Sessions of one partition: the ns within a cell's ms hold the number. */
-const NUMBER_MAX = 999_999;
+const NUMBER_MAX = NS_PER_MS - 1;
 
 export interface SessionRecord {
   group: string;
   partition: number;
   /** When it took over, ms: later ones count. */
   time: number;
+  /** Random digits of the ns within the ms, so that two that begin at once are two points. */
+  ns: number;
   number: number;
   /** Position at which it took over; null when there was none. */
   base: number | null;
   /** Position that it has reached; null when there is none. */
   next: number | null;
+  /** Names the writer. */
+  by: string;
 }
 
 /** All sessions of a partition, oldest first. */
@@ -63,14 +69,17 @@ export async function readSessions(
   const records = await queries.rows(query, (columns) => {
     const [time, value] = [place(columns, '_time'), place(columns, '_value')];
     const [name, partition] = [place(columns, 'group'), place(columns, 'partition')];
-    return (cells): SessionRecord => ({
-      group: decodeTag(cells[name] ?? ''),
-      partition: Number(cells[partition]),
-      time: parseTime(cells[time] ?? '').ms,
-      ...(JSON.parse(cells[value] ?? '') as Pick<SessionRecord, 'number' | 'base' | 'next'>),
-    });
+    return (cells): SessionRecord => {
+      const { ms, ns } = parseTime(cells[time] ?? '');
+      return {
+        group: decodeTag(cells[name] ?? ''),
+        partition: Number(cells[partition]),
+        ...{ time: ms, ns, by: '' },
+        ...(JSON.parse(cells[value] ?? '') as Pick<SessionRecord, 'number' | 'base' | 'next'>),
+      };
+    };
   });
-  records.sort((a, b) => a.time - b.time);
+  records.sort((a, b) => a.time - b.time || a.ns - b.ns);
   const sessions: Sessions = new Map();
   for (const record of records) {
     const key = partitionKey(record.group, record.partition);
@@ -84,54 +93,56 @@ export async function readSessions(
 /** Up to which position each session's cells count, by its number; -1 when nothing of it does. */
 export function boundsOf(records: readonly SessionRecord[]): Map<number, number> {
   const bounds = new Map<number, number>();
-  records.forEach((record, index) => {
-    const own = record.next ?? -1;
-    const successor = records[index + 1];
+  let taken = Number.POSITIVE_INFINITY;
+  for (const { number, base, next } of records.toReversed()) {
     // Of two with one number, which a late request can leave behind, the later one is real.
-    const bound = successor === undefined ? own : Math.min(own, successor.base ?? -1);
-    bounds.set(record.number, bound);
-  });
+    if (!bounds.has(number)) bounds.set(number, Math.min(next ?? -1, taken));
+    taken = Math.min(taken, base ?? -1);
+  }
   return bounds;
 }
 
-/** The record of a session that takes over now. `numberMin`: numbers below were tried by this process. */
+/**
+ * The record of a session of `by` that takes over now, at position `base`. `numberMin`: numbers below were
+ * tried by this process.
+ */
 export function successorOf(
-  group: string,
-  partition: number,
   records: readonly SessionRecord[],
+  successor: Pick<SessionRecord, 'group' | 'partition' | 'base' | 'by'>,
   now: number,
   numberMin: number,
 ): SessionRecord {
+  const { group, partition, base } = successor;
   const last = records.at(-1);
   const number = records.reduce((most, one) => Math.max(most, one.number + 1), numberMin);
   if (number > NUMBER_MAX) {
     throw new RangeError(`partition ${partition} of ${group} has had too many sessions`);
   }
   return {
-    group,
-    partition,
+    ...successor,
     time: Math.max(now, last === undefined ? now : last.time + 1),
+    ns: randomInt(NS_PER_MS),
     number,
-    base: last?.next ?? null,
-    next: last?.next ?? null,
+    next: base,
   };
 }
 
-/** Moves the positions of sessions: the moment at which their cells begin to count. */
+/** Moves sessions' positions: the moment at which their cells begin to count. */
 export async function writeSessions(
   lines: LineWriter,
   bucket: string,
   records: readonly SessionRecord[],
 ): Promise<void> {
-  await writeAll(lines, bucket, records.map(lineOf));
+  await writeAll(lines, bucket, records.map(sessionLine));
 }
 
-function lineOf({ group, partition, time, number, base, next }: SessionRecord): string {
+function sessionLine(record: SessionRecord): string {
+  const { group, partition, time, ns, number, base, next, by } = record;
   const tags = `group=${encodeTag(group)},partition=${partition}`;
-  const state = textValue(JSON.stringify({ number, base, next }));
+  const state = textValue(JSON.stringify({ number, base, next, by }));
   // For people; the state says it too.
   const people = next === null ? '' : `next=${next}i,`;
-  return `${POSITION_MEASUREMENT},${tags} ${people}${CELL_FIELD}=${state} ${time}000000`;
+  return `${POSITION_MEASUREMENT},${tags} ${people}${CELL_FIELD}=${state} ${time}${String(ns).padStart(6, '0')}`;
 }
 
 /** Writes lines in ns, all of them. */

@@ -38,6 +38,7 @@ import {
 } from './ledger.ts';
 import { markDeadLetters, purgeDeadLetters } from './letter-changes.ts';
 import { LineWriter } from './line-writer.ts';
+import { Ownership } from './ownership.ts';
 import { Queries } from './queries.ts';
 import { RawKeys } from './raw-keys.ts';
 import { countReadings, queryReadings } from './raw-reader.ts';
@@ -75,6 +76,8 @@ export interface InfluxStoreLimits {
   devicesMax: number;
   /** Ledger lines that are remembered for each partition. */
   ledgerCellsMax: number;
+  /** Rows are written for so long after a look at who has the partitions, ms; less than a log's session timeout. */
+  leaseMs: number;
   /** Bytes of one query's answer. */
   answerBytesMax: number;
 }
@@ -92,6 +95,7 @@ export const INFLUX_LIMITS: InfluxStoreLimits = {
   retryAfterMaxMs: 300_000,
   devicesMax: 100_000,
   ledgerCellsMax: 200_000,
+  leaseMs: 5_000,
   answerBytesMax: 256 * 2 ** 20,
 };
 
@@ -144,6 +148,7 @@ class InfluxStore implements Store {
   private readonly lines: LineWriter;
   private readonly keys: RawKeys;
   private readonly raw: RawWriter;
+  private readonly ownership: Ownership;
   private readonly ledgerWriter: LedgerWriter;
   private readonly seriesOf: TenantCache<{ device: string; metrics: string[] }[]>;
   private readonly latestOf: TenantCache<Map<string, number>>;
@@ -200,11 +205,15 @@ class InfluxStore implements Store {
       querySeries(queries, this.names.raw, this.names.rollups.values(), tenant),
     );
     this.latestOf = new TenantCache((tenant) => latestTimes(queries, this.names.raw, tenant));
+    const bucket = this.names.ledger;
+    this.ownership = new Ownership({
+      ...{ queries, lines, bucket, clock },
+      leaseMs: limits.leaseMs,
+      onOthers: () => this.keys.forget(),
+    });
+    const { ownership } = this;
     this.ledgerWriter = new LedgerWriter({
-      queries,
-      lines,
-      bucket: this.names.ledger,
-      clock,
+      ...{ ownership, lines, bucket },
       cellsMax: limits.ledgerCellsMax,
     });
   }
@@ -223,8 +232,10 @@ class InfluxStore implements Store {
   async writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
     this.assertWritable();
     if (readings.length === 0) return [];
+    const partitions = new Set(readings.map(({ partition }) => partition));
+    await this.ownership.take(partitions);
     try {
-      return await this.raw.write(readings);
+      return await this.raw.write(readings, () => this.ownership.admit(partitions));
     } finally {
       this.seriesOf.invalidate();
       this.latestOf.invalidate();
@@ -250,7 +261,10 @@ class InfluxStore implements Store {
   async writeRollups(rows: readonly RollupRow[]): Promise<void> {
     this.assertWritable();
     const byBucket = new Map<string, RollupRow[]>();
+    const partitions = new Set<number>();
     for (const row of rows) {
+      const device = this.keys.find(row.tenant, row.device);
+      if (device !== undefined) partitions.add(device.partition);
       const bucket = this.names.rollups.get(row.windowMs);
       if (bucket === undefined) throw new RangeError(`No window of ${row.windowMs} ms is set`);
       const list = byBucket.get(bucket);
@@ -258,7 +272,7 @@ class InfluxStore implements Store {
       else list.push(row);
     }
     const writing = [...byBucket].map(([bucket, list]) =>
-      writeRollups(this.lines, bucket, list, this.describe),
+      writeRollups(this.lines, bucket, list, this.describe, () => this.ownership.admit(partitions)),
     );
     // All have ended before this does: nothing is written behind the caller's back.
     for (const result of await Promise.allSettled(writing)) {
@@ -351,8 +365,7 @@ class InfluxStore implements Store {
   async position(group: string): Promise<Map<number, number>> {
     this.assertOpen();
     const sessions = await readSessions(this.queries, this.names.ledger, group);
-    // Another writer was here: what is remembered of rows and counts may be out of date.
-    if (this.ledgerWriter.review(sessions)) this.keys.forget();
+    this.ownership.renew(group, sessions);
     return positionsOf(sessions);
   }
 
