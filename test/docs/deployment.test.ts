@@ -158,7 +158,13 @@ const dashboard = z.object({
       title: z.string(),
       datasource: z.object({ uid: z.string() }),
       gridPos: z.object({ x: z.int(), y: z.int(), w: z.int(), h: z.int() }),
-      targets: z.array(z.object({ datasource: z.object({ uid: z.string() }), expr: z.string() })),
+      // PromQL or Flux; test/services/influxdb-dashboards.test.ts runs the latter.
+      targets: z.array(
+        z.union([
+          z.object({ datasource: z.object({ uid: z.literal('prometheus') }), expr: z.string() }),
+          z.object({ datasource: z.object({ uid: z.literal('influxdb') }), query: z.string() }),
+        ]),
+      ),
     }),
   ),
 });
@@ -176,9 +182,12 @@ test('the dashboards are where Grafana looks, and use data sources that exist', 
   for (const { url } of datasources) assert.ok(new URL(url).hostname in compose.services, url);
   const uids = new Set(datasources.map(({ uid }) => uid));
   assert.ok(dashboardNames.length > 0);
+  const dashboardUids = new Set<string>();
   for (const name of dashboardNames) {
-    const { panels } = dashboard.parse(JSON.parse(read(`config/grafana/dashboards/${name}`)));
+    const { uid, panels } = dashboard.parse(JSON.parse(read(`config/grafana/dashboards/${name}`)));
     assert.equal(new Set(panels.map(({ id }) => id)).size, panels.length, 'panel ids are unique');
+    assert.ok(!dashboardUids.has(uid), uid);
+    dashboardUids.add(uid);
     for (const { datasource, targets, gridPos } of panels) {
       assert.ok(gridPos.x + gridPos.w <= 24);
       for (const uid of [datasource.uid, ...targets.map((target) => target.datasource.uid)]) {
@@ -195,12 +204,35 @@ test('dashboards and alerts ask for metrics that Spillway has', (t) => {
   const metric = /\bspillway_[a-z_]+/g;
   const known = new Set(ops.flatMap((text) => text.match(metric) ?? []));
   if (known.size === 0) return t.skip('src/ops declares no metric yet');
-  const files = dashboardNames.map((name) => `config/grafana/dashboards/${name}`);
+  const files = dashboardNames
+    .map((name) => `config/grafana/dashboards/${name}`)
+    .filter((file) => read(file).includes('"expr"'));
   for (const file of [...files, 'config/prometheus/alerts.yml']) {
     const asked = read(file).match(metric) ?? [];
     assert.ok(asked.length > 0, file);
     assert.deepEqual(
       asked.filter((name) => !known.has(name)),
+      [],
+      file,
+    );
+  }
+});
+
+test('Grafana asks InfluxDB for the buckets that the configuration makes', () => {
+  const { influxdb } = loadConfig({ file: join(ROOT, 'config/spillway.yaml'), env: {} }).config
+    .store;
+  const known = ['raw', 'rollup-1m', 'rollup-1h', 'rollup-1d', 'dead-letters', 'ledger'].map(
+    (name) => `${influxdb.bucketPrefix}-${name}`,
+  );
+  const files = ['dashboards/devices.json', 'provisioning/datasources/datasources.yaml'];
+  for (const file of files) {
+    const text = read(`config/grafana/${file}`);
+    const asked = [...text.matchAll(/(?:bucket: \\"|defaultBucket: )([^"\\\n]+)/g)].map(
+      ([, bucket]) => bucket ?? '',
+    );
+    assert.ok(asked.length > 0, file);
+    assert.deepEqual(
+      asked.filter((bucket) => !known.includes(bucket)),
       [],
       file,
     );
