@@ -119,7 +119,14 @@ export class OwnKafka {
       const file = join(this.dir, `node-${id}.properties`);
       const text = Object.entries(lines).map(([key, value]) => `${key}=${value}\n`);
       await writeFile(file, text.join(''));
-      await this.java('kafka.tools.StorageTool', 'format', '-t', cluster, '-c', file, ...format);
+      await this.java(
+        'kafka.tools.StorageTool',
+        'format',
+        `--cluster-id=${cluster}`,
+        '-c',
+        file,
+        ...format,
+      );
       this.nodes.push({ id, port, properties: file, log: join(this.dir, `node-${id}.log`) });
     }
   }

@@ -5,7 +5,7 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { windowsOf as windowSizesOf } from '../../src/config/windows.ts';
 import { audit } from '../../src/ops/ledger.ts';
-import { assertRollups, type Measured } from './naive.ts';
+import { assertRollups, differences } from './naive.ts';
 import { RestlessDevice, seeded } from './restless-device.ts';
 import { SpillwayProcess } from './spillway-process.ts';
 
@@ -135,19 +135,6 @@ async function changed(dir: string, name: RegExp): Promise<void> {
   } finally {
     watcher.close();
   }
-}
-
-/** The first few readings that are in one list and not in the other, or not as often. */
-function differences(got: readonly Measured[], want: readonly Measured[]): string[] {
-  const line = ({ ts, values }: Measured): string =>
-    JSON.stringify([ts, Object.entries(values).sort()]);
-  const counts = new Map<string, number>();
-  for (const one of want) counts.set(line(one), (counts.get(line(one)) ?? 0) + 1);
-  for (const one of got) counts.set(line(one), (counts.get(line(one)) ?? 0) - 1);
-  return [...counts]
-    .filter(([, count]) => count !== 0)
-    .slice(0, 10)
-    .map(([text, count]) => `${count > 0 ? 'missing' : 'unexpected'} ${text}`);
 }
 
 async function verify(

@@ -120,3 +120,16 @@ export function assertRollups(
     assertStatistics(finish(row.state), statisticsOf(points), label);
   }
 }
+
+/** The first few readings that are in one list and not in the other, or not as often. */
+export function differences(got: readonly Measured[], want: readonly Measured[]): string[] {
+  const line = ({ ts, values }: Measured): string =>
+    JSON.stringify([ts, Object.entries(values).sort()]);
+  const counts = new Map<string, number>();
+  for (const one of want) counts.set(line(one), (counts.get(line(one)) ?? 0) + 1);
+  for (const one of got) counts.set(line(one), (counts.get(line(one)) ?? 0) - 1);
+  return [...counts]
+    .filter(([, count]) => count !== 0)
+    .slice(0, 10)
+    .map(([text, count]) => `${count > 0 ? 'missing' : 'unexpected'} ${text}`);
+}

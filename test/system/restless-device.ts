@@ -5,6 +5,7 @@ import type { Measured } from './naive.ts';
 import type { TestDevice } from './spillway-process.ts';
 
 const WINDOW = 6;
+const STEP_MS_MAX = 9_000;
 const RECONNECT_MS = 40;
 
 /** A small seeded generator (mulberry32): numbers in [0, 1). */
@@ -26,7 +27,7 @@ interface Message {
 
 /**
  * A device that publishes with QoS 1 whatever happens to its gateway: it reconnects and sends again what
- * was not acknowledged. Readings have unique times that grow by 1 ms to 9 s; some messages are arrays
+ * was not acknowledged. Readings have unique times that grow by 1 ms to 9 s or `stepMsMax`; some messages are arrays
  * (some of them backwards), some are held back for a while, some come twice, some are bad.
  */
 export class RestlessDevice {
@@ -42,6 +43,8 @@ export class RestlessDevice {
   private readonly client: MqttClient;
   private readonly random: () => number;
   private readonly topic: string;
+  private readonly window: number;
+  private readonly stepMsMax: number;
   private readonly held: { due: number; message: Message }[] = [];
   private readonly recent: string[] = [];
   private ts: number;
@@ -49,15 +52,22 @@ export class RestlessDevice {
   private ending = false;
   private closed = false;
 
-  /** `port` says where the gateway listens now; undefined: nowhere. */
+  /**
+   * `port` says where the gateway listens now; undefined: nowhere. `window` is how many messages may wait
+   * for their acknowledgement.
+   */
   constructor(options: {
     identity: TestDevice;
     port: () => number | undefined;
     seed: number;
     from: number;
+    window?: number;
+    stepMsMax?: number;
   }) {
     const { tenant, device, secret } = options.identity;
     this.identity = options.identity;
+    this.window = options.window ?? WINDOW;
+    this.stepMsMax = options.stepMsMax ?? STEP_MS_MAX;
     this.random = seeded(options.seed);
     this.ts = options.from;
     this.topic = `t/${tenant}/d/${device}/telemetry`;
@@ -67,6 +77,7 @@ export class RestlessDevice {
       clientId: `${tenant}/${device}`,
       protocolVersion: 4,
       reconnectPeriod: RECONNECT_MS,
+      reconnectOnConnackError: true,
       connectTimeout: 5_000,
       keepalive: 60,
     });
@@ -83,7 +94,7 @@ export class RestlessDevice {
   /** Publishes until `stop` is called; a message every `everyMs` while no more than a few wait for their acknowledgement. */
   async run(everyMs: number): Promise<void> {
     while (!this.ending) {
-      if (this.unacknowledged < WINDOW) this.publish(this.next());
+      if (this.unacknowledged < this.window) this.publish(this.next());
       await sleep(everyMs * (0.5 + this.random()));
     }
     for (const { message } of this.held.splice(0)) this.publish(message);
@@ -174,7 +185,7 @@ export class RestlessDevice {
   }
 
   private reading(): Measured & { seq: number } {
-    this.ts += 1 + Math.floor(this.random() * 9_000);
+    this.ts += 1 + Math.floor(this.random() * this.stepMsMax);
     this.seq += 1;
     const values: Measured['values'] = {
       temperature: (Math.floor(this.random() * 8_000) - 3_000) / 100,

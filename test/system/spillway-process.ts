@@ -143,21 +143,23 @@ export class SpillwayProcess {
   readonly config: Config;
   /** What each start printed on stderr. */
   readonly logs: string[] = [];
+  private readonly args: readonly string[];
   private child: Child | undefined;
-  private address: { mqtt: number; http: string } | undefined;
+  private address: { mqtt: number | undefined; http: string } | undefined;
   private readonly nodeArgs: string[];
   private heapsAsked = 0;
 
   /**
    * `settings` are merged into a configuration that listens on ports that the system chooses. `heapProbe`
-   * makes {@link liveHeap} possible.
+   * makes {@link liveHeap} possible; `args` follow `run`.
    */
   constructor(
     t: TestContext,
     settings: Record<string, unknown>,
-    options: { heapProbe?: boolean } = {},
+    options: { heapProbe?: boolean; args?: readonly string[] } = {},
   ) {
     this.t = t;
+    this.args = options.args ?? [];
     this.nodeArgs = options.heapProbe === true ? ['--import', HEAP_PROBE] : [];
     this.dir = mkdtempSync(join(tmpdir(), 'spillway-system-'));
     this.file = join(this.dir, 'spillway.yaml');
@@ -172,10 +174,15 @@ export class SpillwayProcess {
     writeFileSync(this.file, stringify(all));
     // Hooks run in the order in which they were added: the first child's comes after this one.
     t.after(async () => {
-      this.child?.process.kill('SIGKILL');
-      await this.child?.ended;
+      await this.end();
       rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 });
     });
+  }
+
+  /** Killed if it still runs, however it is. */
+  async end(): Promise<void> {
+    this.child?.process.kill('SIGKILL');
+    await this.child?.ended;
   }
 
   addDevices(tenant: string, type: string, names: readonly string[]): TestDevice[] {
@@ -191,7 +198,8 @@ export class SpillwayProcess {
   spawn(): Child {
     assert.ok(this.child === undefined || this.child.isOver, 'the program runs already');
     this.address = undefined;
-    const child = new Child(this.t, [...this.nodeArgs, CLI, 'run', '--config', this.file], {});
+    const run = [CLI, 'run', '--config', this.file, ...this.args];
+    const child = new Child(this.t, [...this.nodeArgs, ...run], {});
     this.child = child;
     this.heapsAsked = 0;
     void child.ended.then(() => {
@@ -201,7 +209,7 @@ export class SpillwayProcess {
     return child;
   }
 
-  /** Starts it and waits until devices can connect. */
+  /** Starts it and waits until it listens. */
   async start(): Promise<Child> {
     const child = this.spawn();
     await this.running();
@@ -211,19 +219,20 @@ export class SpillwayProcess {
   async running(): Promise<void> {
     const child = this.current();
     const match = await child.printed(
-      /"mqtt":"mqtt:\/\/127\.0\.0\.1:(\d+)","http":"(http:\/\/127\.0\.0\.1:\d+)"/,
+      /(?:"mqtt":"mqtt:\/\/127\.0\.0\.1:(\d+)",)?"http":"(http:\/\/127\.0\.0\.1:\d+)"/,
     );
-    this.address = { mqtt: Number(match[1]), http: String(match[2]) };
+    const mqtt = match[1] === undefined ? undefined : Number(match[1]);
+    this.address = { mqtt, http: String(match[2]) };
   }
 
-  /** Undefined while nothing listens. */
+  /** Undefined while nothing listens, and where there is no gateway. */
   get mqttPort(): number | undefined {
     return this.address?.mqtt;
   }
 
   get url(): string {
-    assert.ok(this.address !== undefined, 'the program does not run');
-    return `mqtt://127.0.0.1:${this.address.mqtt}`;
+    assert.ok(this.mqttPort !== undefined, 'the program does not run, or is no gateway');
+    return `mqtt://127.0.0.1:${this.mqttPort}`;
   }
 
   get httpUrl(): string {
