@@ -39,7 +39,9 @@ export interface OwnKafkaOptions {
   /** Brokers; the first one is the controller, too. Default 1. */
   nodes?: number;
   /** Of the listener for clients; default PLAINTEXT. */
-  protocol?: 'PLAINTEXT' | 'SASL_PLAINTEXT' | 'SSL';
+  protocol?: 'PLAINTEXT' | 'SASL_SSL';
+  /** The port at which clients are told to come, of a broker behind a proxy. */
+  advertised?: number;
   /** More lines of the broker's properties. */
   properties?: Record<string, string>;
   /** More words for the formatting of the storage: `--add-scram …`. */
@@ -83,7 +85,7 @@ export class OwnKafka {
   }
 
   private async prepare(options: OwnKafkaOptions): Promise<void> {
-    const { nodes = 1, protocol = 'PLAINTEXT', properties = {}, format = [] } = options;
+    const { nodes = 1, protocol = 'PLAINTEXT', properties = {}, format = [], advertised } = options;
     const cluster = randomBytes(16).toString('base64url');
     const controller = await freePort();
     for (let id = 1; id <= nodes; id++) {
@@ -101,7 +103,7 @@ export class OwnKafka {
           ...listeners,
           ...(isFirst ? [`CONTROLLER://127.0.0.1:${controller}`] : []),
         ].join(),
-        'advertised.listeners': listeners.join(),
+        'advertised.listeners': `CLIENT://127.0.0.1:${advertised ?? port},INNER://127.0.0.1:${inner}`,
         'listener.security.protocol.map': `CLIENT:${protocol},INNER:PLAINTEXT,CONTROLLER:PLAINTEXT`,
         'log.dirs': join(this.dir, `data-${id}`),
         'auto.create.topics.enable': 'false',

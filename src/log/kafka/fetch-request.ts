@@ -1,4 +1,4 @@
-import { type Exchange, encoded } from './wire.ts';
+import { ANSWER_MARGIN_MS, type Exchange, encoded } from './wire.ts';
 import { WireReader, WireWriter } from './wire-buffer.ts';
 
 export interface FetchFrom {
@@ -73,6 +73,6 @@ export function fetchRequest(
       },
       parse: async (decoded) => decoded,
     },
-    requestTimeout: limits.waitMs + 5_000,
+    requestTimeout: limits.waitMs + ANSWER_MARGIN_MS,
   };
 }

@@ -1,4 +1,4 @@
-import { type Exchange, encoded } from './wire.ts';
+import { ANSWER_MARGIN_MS, type Exchange, encoded } from './wire.ts';
 import { WireReader, WireWriter } from './wire-buffer.ts';
 
 /** One batch on its way to a partition. */
@@ -60,6 +60,6 @@ export function produceRequest(
       },
       parse: async (decoded) => decoded,
     },
-    requestTimeout: timeoutMs + 5_000,
+    requestTimeout: timeoutMs + ANSWER_MARGIN_MS,
   };
 }

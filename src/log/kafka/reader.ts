@@ -190,7 +190,7 @@ export class Reader {
         if (!answered.has(one)) this.failed(one, 'an answer lacks a partition');
       this.recovered();
     } catch (error) {
-      for (const one of its) this.failed(one, error);
+      if (this.epoch === epoch) for (const one of its) this.failed(one, error);
     }
   }
 

@@ -21,6 +21,9 @@ export interface Exchange<T> {
   requestTimeout: number;
 }
 
+/** How much longer than the broker may wait by itself an answer may take at least, ms. */
+export const ANSWER_MARGIN_MS = 2_000;
+
 /** An encoded request in kafkajs's form. */
 export function encoded(buffer: Buffer): { buf: Buffer; buffer: Buffer; size(): number } {
   return { buf: buffer, buffer, size: () => buffer.length };
