@@ -39,7 +39,18 @@ async function stored(of: InfluxEnvironment): Promise<[number, number]> {
   return [await value('count'), await value('sum')];
 }
 
-for (const fault of ['killed', 'paused'] as const) {
+/** What an operator sees: limits as they come, and a pause beyond the time that an attempt has. */
+const LONG_PAUSE_MS = 31_000;
+const QUICK = {
+  ...{ batchLinesMax: 100, attemptTimeoutMs: 700 },
+  ...{ backoffFirstMs: 20, backoffLongestMs: 200 },
+};
+
+for (const { fault, rounds, limits } of [
+  { fault: 'killed', rounds: 3, limits: QUICK },
+  { fault: 'paused', rounds: 3, limits: QUICK },
+  { fault: 'paused for half a minute', rounds: 1, limits: {} },
+]) {
   test(`an InfluxDB that is ${fault} in the middle of writing has everything once`, {
     skip,
   }, async (t) => {
@@ -52,10 +63,7 @@ for (const fault of ['killed', 'paused'] as const) {
       bucketPrefix: 'own',
       retention: { rawMs: 0, deadLettersMs: 0, rollupsMs: new Map() },
       windowsMs: [60_000],
-      batchLinesMax: 100,
-      attemptTimeoutMs: 700,
-      backoffFirstMs: 20,
-      backoffLongestMs: 200,
+      ...limits,
       logger: { warn: ({ reason }) => void retries.push(String(reason)) },
     });
     t.after(() => store.close());
@@ -83,7 +91,7 @@ for (const fault of ['killed', 'paused'] as const) {
       }
     })();
     const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-    for (let round = 0; round < 3; round += 1) {
+    for (let round = 0; round < rounds; round += 1) {
       const before = batches;
       await wait(150 + round * 77);
       if (fault === 'killed') {
@@ -92,7 +100,7 @@ for (const fault of ['killed', 'paused'] as const) {
         await own.run();
       } else {
         own.pause();
-        await wait(1_800);
+        await wait(fault === 'paused' ? 1_800 : LONG_PAUSE_MS);
         own.resume();
       }
       while (batches <= before + 2) await wait(20);

@@ -156,6 +156,10 @@ if (env === undefined) {
         assert.deepEqual(counts.map(({ device }) => device).sort(), [...names].sort());
         const groups = await store.groupDeadLetters(query);
         assert.deepEqual(groups.map(({ device }) => device).sort(), [...names].sort());
+        const before = new Map([[0, 1_000]]);
+        const range = { from: NOON, to: NOON + MINUTE, tsFrom: NOON, tsTo: NOON + MINUTE };
+        const recounted = await store.recount({ tenant, before, ...range });
+        assert.deepEqual(recounted.map(({ device }) => device).sort(), [...names].sort());
       }
       const [one] = letters;
       assert.ok(one !== undefined);

@@ -3,7 +3,7 @@ import type { LedgerCount } from '../../core/nouns.ts';
 import type { RecountQuery } from '../contract.ts';
 import { FluxQuery, parseTime } from './flux.ts';
 import { LETTER_MEASUREMENT, OFFSET_FIELD } from './letter-point.ts';
-import { decodeTag } from './line-protocol.ts';
+import { decodeTag, encodeTag } from './line-protocol.ts';
 import { place, type Queries, type RowMaker } from './queries.ts';
 import { ORIGIN_FIELD, parseCreator } from './raw-origin.ts';
 
@@ -141,7 +141,7 @@ async function countLetters(
   query.flux = `from(bucket: ${query.text(bucket)})
     |> range(start: ${query.time(from)}, stop: ${query.time(to)})
     |> filter(fn: (r) => r._measurement == ${query.text(LETTER_MEASUREMENT)}
-      and r.tenant == ${query.text(tenant)} and r._field == ${query.text(OFFSET_FIELD)})
+      and r.tenant == ${query.text(encodeTag(tenant))} and r._field == ${query.text(OFFSET_FIELD)})
     |> keep(columns: ["_time", "_value", "device", "code", "partition"])`;
   await tally.whole(async (part) => {
     await queries.rows(
@@ -152,7 +152,7 @@ async function countLetters(
         const partition = place(columns, 'partition');
         return (cells) =>
           part.add('deadLetter', {
-            device: cells[device] ?? '',
+            device: decodeTag(cells[device] ?? ''),
             code: decodeTag(cells[code] ?? ''),
             received: parseTime(cells[time] ?? '').ms,
             partition: Number(cells[partition]),
