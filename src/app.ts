@@ -116,6 +116,7 @@ export async function startSpillway(
   http = await startHttp({ config, status: status(), processId }, logger, {
     command: commands.send,
     appender,
+    view: (tenant, device) => gateway?.view(tenant, device),
   });
   const { port: httpPort, post } = http;
   if (has('gateway')) {

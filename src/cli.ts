@@ -3,6 +3,7 @@ import { addAuditCommand } from './cli/audit.ts';
 import { configFile, print, readConfig, reportError } from './cli/context.ts';
 import { addDeadLetterCommands } from './cli/dead-letters.ts';
 import { addDeviceCommands, addTokenCommands } from './cli/devices.ts';
+import { addExplainCommand } from './cli/explain.ts';
 import { addReportCommand } from './cli/reports.ts';
 import { addTypeCommands } from './cli/types.ts';
 import { explain } from './config/explain.ts';
@@ -54,6 +55,7 @@ addTypeCommands(program);
 addReportCommand(program);
 addAuditCommand(program);
 addDeadLetterCommands(program);
+addExplainCommand(program);
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0);

@@ -8,6 +8,7 @@ import { systemClock } from './core/clock.ts';
 import { SpillwayError } from './core/errors.ts';
 import { secretOf } from './engines/secret-file.ts';
 import { openConsumer, openRegistry, openStore } from './engines.ts';
+import type { DeviceView } from './gateway/contract.ts';
 import { createHttpServer } from './http/server.ts';
 import type { AppendRequest } from './log/contract.ts';
 import { releaseMemory } from './memory.ts';
@@ -26,6 +27,7 @@ export type ToHttp =
   | { kind: 'types'; types: Config['types'] }
   | { kind: 'commandResult'; id: number; sent: boolean }
   | { kind: 'appended'; id: number; failed: AppendFailure | undefined }
+  | { kind: 'viewed'; id: number; view: DeviceView | undefined }
   | { kind: 'stop' };
 
 export type FromHttp =
@@ -33,12 +35,14 @@ export type FromHttp =
   | { kind: 'listening'; port: number }
   | { kind: 'failed'; code: string | undefined; message: string }
   | { kind: 'command'; id: number; tenant: string; device: string; payload: string }
-  | { kind: 'append'; id: number; request: AppendRequest };
+  | { kind: 'append'; id: number; request: AppendRequest }
+  | { kind: 'view'; id: number; tenant: string; device: string };
 
 const COMMAND_TIMEOUT_MS = 2_000;
 const COMMANDS_MAX = 1_000;
 const METRICS_TOKEN_CHARS_MIN = 20;
 const APPENDS_MAX = 100;
+const VIEWS_MAX = 100;
 const TOO_MANY_APPENDS: AppendFailure = {
   code: 'LOG_SATURATED',
   message: 'too many appends wait',
@@ -83,6 +87,7 @@ if (parentPort !== null) {
     const hub = new MetricsHub({ own });
     const commands = new Asking<boolean>(COMMANDS_MAX);
     const appends = new Asking<AppendFailure | undefined>(APPENDS_MAX);
+    const views = new Asking<DeviceView | undefined>(VIEWS_MAX);
     const types = deviceTypes(config);
     let status = first;
     let statusAt = performance.now();
@@ -120,6 +125,13 @@ if (parentPort !== null) {
         );
         if (failed !== undefined) throw new SpillwayError(failed.code, failed.message);
       },
+      view: (tenant, device) =>
+        views.ask(
+          (id) => post({ kind: 'view', id, tenant, device }),
+          undefined,
+          COMMAND_TIMEOUT_MS,
+        ),
+      device: (tenant, device) => registry.device(tenant, device),
       devices: (tenant) => registry.devices(tenant),
       observe: httpMetrics(own),
       clock: systemClock,
@@ -134,6 +146,7 @@ if (parentPort !== null) {
       else if (message.kind === 'metrics') hub.accept(message.source, message.metrics);
       else if (message.kind === 'commandResult') commands.settle(message.id, message.sent);
       else if (message.kind === 'appended') appends.settle(message.id, message.failed);
+      else if (message.kind === 'viewed') views.settle(message.id, message.view);
       else {
         void server.close().then(async () => {
           await data?.store.close();

@@ -1,6 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import type { Logger } from 'pino';
 import { type ErrorCode, SpillwayError } from '../core/errors.ts';
+import type { DeviceView } from '../gateway/contract.ts';
 import type { FromHttp, HttpThreadData, ToHttp } from '../http-thread.ts';
 import type { LogAppender } from '../log/contract.ts';
 import { logLine } from '../logging.ts';
@@ -16,13 +17,15 @@ export interface HttpServices {
   /** Resolves to true when a command is on its way to its device. */
   command(tenant: string, device: string, payload: string): Promise<boolean>;
   appender: LogAppender;
+  /** What the gateway knows of a device; undefined where this process has none. */
+  view(tenant: string, device: string): DeviceView | undefined;
 }
 
 /** Runs the thread of HTTP. */
 export async function startHttp(
   workerData: HttpThreadData,
   logger: Logger,
-  { command, appender }: HttpServices,
+  { command, appender, view }: HttpServices,
 ): Promise<HttpHandle> {
   const worker = new Worker(new URL('../http-thread.ts', import.meta.url), {
     workerData,
@@ -47,6 +50,9 @@ export async function startHttp(
       else if (message.kind === 'append') {
         const { id, request } = message;
         appendFor(appender, request, (failed) => post({ kind: 'appended', id, failed }));
+      } else if (message.kind === 'view') {
+        const { id, tenant, device } = message;
+        post({ kind: 'viewed', id, view: view(tenant, device) });
       }
     });
   });

@@ -289,6 +289,7 @@ export const configSchema = z.strictObject({
       textCharsMax: count(256),
       inflightMax: count(256),
       deadLetterPayloadBytesMax: bytes('16KiB'),
+      rememberedDevicesMax: count(5_000),
     })
     .prefault({}),
   log: z

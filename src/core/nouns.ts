@@ -89,6 +89,8 @@ export interface EventRecord {
   device: string;
   received: number;
   event: 'connected' | 'disconnected' | 'state' | 'letterReplayed' | 'lettersPurged';
+  /** Only of a state that was the device's will: its connection broke. */
+  will?: true;
   data?: unknown;
 }
 

@@ -35,6 +35,7 @@ export const REFUSALS = {
   DEVICE_METRICS: 'The device has sent as many undeclared metrics today as its quota allows.',
   TENANT_METRICS: 'The tenant has sent as many undeclared metrics today as its quota allows.',
   DEVICES_TOO_MANY: 'The tenant has sent for as many devices today as its quota allows.',
+  TIME_REQUESTS_TOO_MANY: 'The time was asked for too often; one request a second is answered.',
   STORE_REFUSED: 'The store refused the reading; tell the operator.',
 } as const satisfies Record<string, string>;
 

@@ -46,13 +46,22 @@ export class ProtocolBroker extends Aedes {
 
   /** Aedes would keep a client for ever that closed while its subscriptions were restored. */
   registerClient(client: Client): void {
-    if (!client.closed) registration.registerClient.call(this, client);
+    if (client.closed) return;
+    // [MQTT-3.1.4-2] it closes the one before.
+    const before = this.registered(client);
+    if (before !== undefined) gateOf(before).endedBy ??= 'TAKEN_OVER';
+    registration.registerClient.call(this, client);
+  }
+
+  /** Who has a client's id now. */
+  private registered({ id }: Client): Client | undefined {
+    const { clients } = this as unknown as { clients: Record<string, Client | undefined> };
+    return clients[id];
   }
 
   /** Aedes would unregister whoever has the id by now. */
   unregisterClient(client: Client): void {
-    const { clients } = this as unknown as { clients: Record<string, Client | undefined> };
-    if (clients[client.id] === client) registration.unregisterClient.call(this, client);
+    if (this.registered(client) === client) registration.unregisterClient.call(this, client);
   }
 
   override publish(_packet: unknown, client: unknown, done?: unknown): void {

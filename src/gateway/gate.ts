@@ -29,11 +29,24 @@ export interface GateHandler {
   publish(gate: Gate, packet: PublishPacket): boolean;
   /** Called a few times a second while bytes come in: keeps the broker's keep-alive fed. */
   alive(gate: Gate): void;
+  /** From now on the socket is not read: which limit is why. */
+  slowed(gate: Gate, limit: SlowedBy): void;
   /** The peer broke the protocol or a limit; the gate closes itself. */
   violation(gate: Gate, reason: ViolationReason): void;
   /** True while no socket should be read. */
   readonly saturated: boolean;
 }
+
+/**
+ * Why a socket is not read: publishes wait for their acknowledgement, other packets came too fast, the
+ * broker is behind, the log is, or the device doesn't read what it is sent.
+ */
+export type SlowedBy =
+  | 'INFLIGHT_MAX'
+  | 'CONTROL_RATE'
+  | 'BROKER_BEHIND'
+  | 'LOG_SATURATED'
+  | 'OUTPUT_UNREAD';
 
 export interface PublishPacket {
   /** Undefined: no valid topic. */
@@ -60,6 +73,7 @@ export interface GateLimits {
 }
 
 const CONNECT = 1;
+const DISCONNECT = 14;
 /** Reserved types, and those that a server sends: CONNACK, SUBACK, UNSUBACK, PINGRESP. */
 const NEVER_FROM_CLIENTS: ReadonlySet<number> = new Set([0, 2, 9, 11, 13, 15]);
 const PUBACK = 0x40;
@@ -110,6 +124,8 @@ export class Gate extends Duplex implements FrameSink {
   private inflight = 0;
   private held = false;
   private ended = false;
+  /** Why the connection ended, as far as it is known. */
+  endedBy: string | undefined;
   private brokerBehind = false;
   private acks: number[] = [];
   private lastAlive = 0;
@@ -135,9 +151,15 @@ export class Gate extends Duplex implements FrameSink {
     this.frames = new FrameReader(this.frameLimits(limits), this);
     socket.on('data', (chunk: Buffer) => this.onData(chunk));
     socket.on('end', () => this.onEnd());
-    socket.on('error', () => this.destroy());
-    socket.on('close', () => this.destroy());
+    socket.on('error', () => this.cut('CONNECTION_LOST'));
+    socket.on('close', () => this.cut('CONNECTION_LOST'));
     socket.on('drain', () => this.resumeReading());
+  }
+
+  /** Ends the connection; `reason` counts unless there is one already. */
+  cut(reason: string): void {
+    this.endedBy ??= reason;
+    this.destroy();
   }
 
   /** Gives the CONNECT to the broker, which must listen by now. */
@@ -180,6 +202,7 @@ export class Gate extends Duplex implements FrameSink {
 
   /** Reads nothing any more, and ends when everything that was read is answered. */
   finish(farewell?: Buffer): void {
+    this.endedBy ??= 'STOPPING';
     this.state = 'finishing';
     this.held = true;
     this.socket.pause();
@@ -260,6 +283,7 @@ export class Gate extends Duplex implements FrameSink {
       this.publish(bytes, start, body, end, bodyLength);
       return;
     }
+    if (type === DISCONNECT) this.endedBy ??= 'DISCONNECT';
     if (this.state === 'connecting') {
       this.state = 'passed';
       this.connectPacket = Buffer.from(bytes.subarray(start, end));
@@ -290,7 +314,7 @@ export class Gate extends Duplex implements FrameSink {
 
   violation(reason: ViolationReason): void {
     this.handler.violation(this, reason);
-    this.destroy();
+    this.cut(reason);
   }
 
   override _read(): void {
@@ -363,6 +387,8 @@ export class Gate extends Duplex implements FrameSink {
     if (!this.held && (!handled || this.blocked())) {
       this.held = true;
       this.socket.pause();
+      const limit = this.slowedBy();
+      if (limit !== undefined) this.handler.slowed(this, limit);
     }
   }
 
@@ -378,8 +404,19 @@ export class Gate extends Duplex implements FrameSink {
     );
   }
 
+  private slowedBy(): SlowedBy | undefined {
+    if (this.state !== 'open') return undefined;
+    if (this.handler.saturated) return 'LOG_SATURATED';
+    if (this.unread) return 'OUTPUT_UNREAD';
+    if (this.brokerBehind) return 'BROKER_BEHIND';
+    if (this.control <= 0) return 'CONTROL_RATE';
+    // Else it waits for its turn, and admission says why.
+    return this.inflight >= this.inflightMax ? 'INFLIGHT_MAX' : undefined;
+  }
+
   private onEnd(): void {
     this.ended = true;
+    this.endedBy ??= 'CLOSED_BY_DEVICE';
     // Before the CONNECT nobody listens who would end it.
     if (this.state === 'connecting') this.destroy();
     else if (!this.held) this.push(null);

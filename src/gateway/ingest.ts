@@ -7,23 +7,29 @@ import { countIn, type GatewayCounters } from '../ops/counters.ts';
 import type { DeviceEntry, Directory } from '../tenants/contract.ts';
 import { type Codec, type Decoded, type DecodedReading, isRejected } from './codecs/contract.ts';
 import { jsonCodec } from './codecs/json.ts';
+import type { ConnectInfo } from './connection-info.ts';
+import { ACCEPTED, decision, type Histories, type History } from './history.ts';
 import type { Overload } from './overload/overload.ts';
 import { describe, pointer, refuse } from './refuse.ts';
 import { type Session, Target, type TypeSlot } from './session.ts';
-import { compileValidation, isRefusal } from './validation.ts';
+import { TimeBudget, timeAnswer } from './time-answer.ts';
+import type { PublishChannel } from './topics.ts';
+import { compileValidation, isRefusal, type ValidReading } from './validation.ts';
 
 /** A publish as the gate or a hook of the broker hands it over. */
 export interface Publish {
   /** As the device wrote it. */
   topic: string;
   /** Undefined: the topic is not the device's to publish to. */
-  channel: 'telemetry' | 'state' | undefined;
+  channel: PublishChannel | undefined;
   /** Valid during the call only: it is a slice of the socket's buffer. May be cut, see `payloadBytes`. */
   payload: Buffer;
   /** Length on the wire. */
   payloadBytes: number;
   qos: 0 | 1 | 2;
   retain: boolean;
+  /** The broker publishes it for a device whose connection broke. */
+  will?: boolean;
 }
 
 export interface IngestOptions {
@@ -34,6 +40,7 @@ export interface IngestOptions {
   clock: Clock;
   /** Quotas, and what is dropped under overload; without it neither is known. */
   overload?: Overload;
+  histories: Histories;
   limits: {
     payloadBytesMax: number;
     readingsPerMessageMax: number;
@@ -62,6 +69,7 @@ class DirectoryError extends Error {}
  */
 export class Ingest {
   private readonly options: IngestOptions;
+  private readonly histories: Histories;
   /** By name of a type; a session keeps the slot, so that a change reaches it. */
   private readonly slots = new Map<string, TypeSlot>();
   private readonly sheds = new Map<
@@ -72,6 +80,7 @@ export class Ingest {
 
   constructor(options: IngestOptions) {
     this.options = options;
+    this.histories = options.histories;
     this.setTypes(options.types);
     this.shedTimer = setInterval(() => this.flushShed(), SHED_FLUSH_MS);
   }
@@ -134,6 +143,8 @@ export class Ingest {
         actual: `${publish.payloadBytes} bytes`,
       });
       this.refuse(session, session.own, publish, received, refusal, request);
+    } else if (publish.channel === 'time/request') {
+      this.time(session, publish, received);
     } else if (publish.channel === 'state') {
       this.state(session, publish, received, request);
     } else {
@@ -181,6 +192,22 @@ export class Ingest {
     this.options.appender.append({ records: [record], tallyKeys: [NO_TALLY] }, () => {});
   }
 
+  connected(session: Session, info: ConnectInfo): void {
+    const since = this.options.clock.now();
+    session.opened = { ...info, since, endedAt: null, reason: '' };
+  }
+
+  ended({ own, opened }: Session, reason: string): void {
+    const history = this.historyOf(own);
+    if (history === undefined || opened === undefined) return;
+    history.lastConnection = { ...opened, endedAt: this.options.clock.now(), reason };
+  }
+
+  /** `name`: `<tenant>/<device>`. Undefined when nothing is. */
+  remembered(name: string): ReturnType<History['view']> | undefined {
+    return this.histories.find(name)?.view();
+  }
+
   close(): void {
     clearInterval(this.shedTimer);
     this.flushShed();
@@ -218,6 +245,35 @@ export class Ingest {
       this.receipt(session, refuse('RETAIN_IGNORED'), 'notice', publish, received);
   }
 
+  /** Outside the log: the acknowledgement follows those before it, as nothing waits for a commit. */
+  private time(session: Session, publish: Publish, received: number): void {
+    session.timeBudget ??= new TimeBudget(received);
+    if (!session.timeBudget.spend(received)) {
+      this.note(session.own, decision('refused', 'TIME_REQUESTS_TOO_MANY'), received);
+      this.receipt(session, refuse('TIME_REQUESTS_TOO_MANY'), 'refused', publish, received);
+      return;
+    }
+    const answer = timeAnswer(publish.payload, received, this.options.clock.now());
+    session.connection.send('time/response', answer);
+  }
+
+  /** What was decided about a device's messages; `number` of {@link decision}, `at` in ms. */
+  private note(target: Target, number: number, at: number): void {
+    this.historyOf(target)?.note(number, at);
+  }
+
+  private historyOf(target: Target): History | undefined {
+    const { history } = target;
+    if (history !== undefined && !history.evicted) return history;
+    target.history = this.histories.of(target.name);
+    return target.history;
+  }
+
+  /** A limit keeps a connection from being read. `limit`: its code. */
+  slowed(session: Session, limit: string): void {
+    this.note(session.own, decision('slowed', limit), this.options.clock.now());
+  }
+
   private reading(
     target: Target,
     item: DecodedReading,
@@ -232,9 +288,11 @@ export class Ingest {
       });
     }
     const result = validate(item, received);
+    if (item.ts !== undefined) this.observeClock(target, item.ts, result, received);
     if (isRefusal(result)) return result;
     const refusal = this.newMetric(target, item, result.values, received);
     if (refusal !== undefined) return refusal;
+    this.note(target, ACCEPTED, received);
     request.records.push(target.encode(result.ts, received, result.seq, result.values));
     request.tallyKeys.push(target.acceptedKey(received));
     return undefined;
@@ -267,6 +325,19 @@ export class Ingest {
     return undefined;
   }
 
+  /** A time that was refused for being far off tells as much as one that was taken. */
+  private observeClock(
+    target: Target,
+    given: unknown,
+    result: ValidReading | Refusal,
+    received: number,
+  ): void {
+    if (isRefusal(result) && result.code !== 'TS_FUTURE' && result.code !== 'TS_PAST') return;
+    // A time in the future may have been replaced by the gateway's.
+    const ts = typeof given === 'number' ? given : Date.parse(String(given));
+    if (Number.isFinite(ts)) this.historyOf(target)?.observeClock(ts, received);
+  }
+
   private state(
     session: Session,
     publish: Publish,
@@ -277,7 +348,11 @@ export class Ingest {
     try {
       const data: unknown = JSON.parse(publish.payload.toString('utf8'));
       request.records.push(
-        encodeRecord({ kind: 'event', tenant, device, received, event: 'state', data }),
+        encodeRecord({
+          ...{ kind: 'event', tenant, device, received, event: 'state' },
+          ...(publish.will === true && { will: true }),
+          data,
+        }),
       );
       request.tallyKeys.push(NO_TALLY);
     } catch {
@@ -339,6 +414,7 @@ export class Ingest {
     };
     request.records.push(encodeRecord(record));
     request.tallyKeys.push(tallyKey(tenant, device, received, 'deadLetter', refusal.code));
+    this.note(target, decision('refused', refusal.code), received);
     counters.deadLetters.set(refusal.code, (counters.deadLetters.get(refusal.code) ?? 0) + 1);
     this.receipt(session, refusal, 'refused', publish, received);
   }
@@ -367,6 +443,7 @@ export class Ingest {
     const { tenant } = session.identity;
     countIn(counters.shedByTenant, tenant, code);
     counters.shed.set(code, (counters.shed.get(code) ?? 0) + 1);
+    this.note(session.own, decision('shed', code), this.options.clock.now());
     this.countShed({ tenant, device: session.identity.device, code }, 1);
   }
 

@@ -5,6 +5,7 @@ import { type Clock, monotonicClock } from '../core/clock.ts';
 import type { LogAppender } from '../log/contract.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
+import { decision, Histories } from './history.ts';
 import { Ingest } from './ingest.ts';
 import { ConnectRules } from './overload/connect-rules.ts';
 import { Overload } from './overload/overload.ts';
@@ -36,6 +37,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
   const { connects, protection } = config.overload;
   const monotonic = options.monotonic ?? monotonicClock;
   let gateway: Gateway | undefined;
+  const histories = new Histories({ devicesMax: limits.rememberedDevicesMax });
   const overload = new Overload({
     config: config.overload,
     quotaOf: quotasOf(config),
@@ -52,6 +54,8 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     pendingBytesMax: config.log.embedded.pendingBytesMax,
     backlogShare: options.backlogShare,
     readings: options.readings,
+    decided: ({ tenant, name }, what, code) =>
+      histories.of(`${tenant.name}/${name}`)?.note(decision(what, code), clock.now()),
     tell: (...words) => gateway?.tell(...words),
   });
   const ingest = new Ingest({
@@ -61,6 +65,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     counters,
     clock,
     overload,
+    histories,
     limits: {
       payloadBytesMax: limits.payloadBytesMax,
       readingsPerMessageMax: limits.readingsPerMessageMax,

@@ -9,12 +9,15 @@ import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory, Identity } from '../tenants/contract.ts';
 import { feedKeepAlive, gateOf, ProtocolBroker, subscriptionQos } from './broker.ts';
 import { farewell, readConnect, refusingConnack } from './connect-packet.ts';
+import { type ConnectInfo, connectInfo } from './connection-info.ts';
+import type { DeviceView } from './contract.ts';
 import type { ViolationReason } from './frames.ts';
 import {
   Gate,
   type GateHandler,
   type GateLimits,
   type PublishPacket as GatePublish,
+  type SlowedBy,
 } from './gate.ts';
 import type { Done, Ingest, Publish } from './ingest.ts';
 import { answerOf, type ConnectRules, type Refused, reasonOf } from './overload/connect-rules.ts';
@@ -28,6 +31,7 @@ import {
   decodeTopic,
   deviceTopic,
   publishChannel,
+  type SubscribeChannel,
   shortTopic,
   subscribeChannel,
 } from './topics.ts';
@@ -87,6 +91,7 @@ export class Gateway implements GateHandler {
   /** Those that have not sent a whole CONNECT, oldest first, and some that have. */
   private readonly connecting = new Set<Gate>();
   private readonly clients = new WeakMap<Gate, Client>();
+  private readonly connects = new WeakMap<Gate, ConnectInfo>();
   /** Open sessions. */
   private readonly sessions = new Map<Gate, Session>();
   /** Also of gates that have closed: their wills and farewells come later. */
@@ -128,6 +133,9 @@ export class Gateway implements GateHandler {
     gateway.broker.on('subscribe', (_subscriptions, client) =>
       gateway.sessionOf.get(gateOf(client))?.releaseReceipts(),
     );
+    gateway.broker.on('keepaliveTimeout', (client) => {
+      gateOf(client).endedBy ??= 'KEEP_ALIVE';
+    });
     gateway.broker.on('clientError', () => {});
     gateway.broker.on('connectionError', () => {});
     (gateway.broker as EventEmitter).on('error', (error: Error) =>
@@ -241,9 +249,12 @@ export class Gateway implements GateHandler {
 
   /** Ends all connections, after {@link stopReading} and after the log has committed everything. */
   async close(): Promise<void> {
-    for (const gate of this.gates) gate.flushAcks();
+    for (const gate of this.gates) {
+      gate.flushAcks();
+      gate.endedBy ??= 'STOPPING';
+    }
     await new Promise<void>((resolve) => this.broker.close(resolve));
-    for (const gate of this.gates) gate.destroy();
+    for (const gate of this.gates) gate.cut('STOPPING');
     // The farewells of the last ones come with the next turn.
     await new Promise((resolve) => setImmediate(resolve));
     this.options.overload.stop();
@@ -265,7 +276,7 @@ export class Gateway implements GateHandler {
       if (qos === 1) this.options.observePuback(performance.now() - receivedAt);
       // Never lied to: without a commit there is no acknowledgement, and the device sends again.
       if (error === null) gate.acknowledge(qos, messageId);
-      else gate.destroy();
+      else gate.cut('NOT_COMMITTED');
     };
     const shown = topic ?? '(invalid)';
     if (!valid) {
@@ -462,6 +473,8 @@ export class Gateway implements GateHandler {
     packet.clientId = `${username ?? ''}/${clientId === '' ? randomUUID() : clientId}`;
     const keepAliveMax = Math.min(65_535, Math.floor(this.options.keepAliveMaxMs / 1_000));
     packet.keepalive = Math.min(packet.keepalive || keepAliveMax, keepAliveMax);
+    const gate = gateOf(client);
+    this.connects.set(gate, connectInfo(packet, clientId, gate.socket as Socket));
     this.keepWill(client, packet);
     done(null, true);
   }
@@ -518,9 +531,9 @@ export class Gateway implements GateHandler {
       return authenticateError(FAILED);
     }
     const connection = {
-      send: (channel: 'receipts' | 'commands', payload: string) =>
+      send: (channel: SubscribeChannel, payload: string) =>
         send(client, identity, channel, payload),
-      end: () => gate.destroy(),
+      end: (reason: string) => gate.cut(reason),
     };
     const own = this.options.ingest.target(identity);
     const { overload } = this.options;
@@ -558,7 +571,7 @@ export class Gateway implements GateHandler {
     const known = this.byDevice.get(key);
     for (const other of known ?? []) {
       // [MQTT-3.1.4-2] Aedes overlooks one of several that come at once.
-      if (other.clientId === session.clientId) other.connection.end('another took its client id');
+      if (other.clientId === session.clientId) other.connection.end('TAKEN_OVER');
     }
     if (known === undefined) this.byDevice.set(key, new Set([session]));
     else known.add(session);
@@ -567,11 +580,33 @@ export class Gateway implements GateHandler {
       const left = this.byDevice.get(key);
       left?.delete(session);
       if (left?.size === 0) this.byDevice.delete(key);
-      this.options.ingest.event(session, 'disconnected', { clientId });
+      const reason = gate.endedBy ?? 'CLOSED_BY_GATEWAY';
+      this.options.ingest.ended(session, reason);
+      this.options.ingest.event(session, 'disconnected', { clientId, reason });
     });
+    const info = this.connects.get(gate);
+    if (info !== undefined) this.options.ingest.connected(session, info);
     this.options.ingest.event(session, 'connected', { clientId });
     this.handshakes.done(gate);
     gate.open();
+  }
+
+  slowed(gate: Gate, limit: SlowedBy): void {
+    const session = this.sessionOf.get(gate);
+    if (session !== undefined) this.options.ingest.slowed(session, limit);
+  }
+
+  /** What this gateway knows of a device since it started. */
+  view(tenant: string, device: string): DeviceView {
+    const name = `${tenant}/${device}`;
+    const sessions = [...(this.byDevice.get(name) ?? [])];
+    return {
+      connections: sessions.flatMap(({ opened }) => opened ?? []).reverse(),
+      lastConnection: null,
+      decisions: [],
+      clock: null,
+      ...this.options.ingest.remembered(name),
+    };
   }
 
   /** QoS 2, wills, and everything while the fast path is off. */
@@ -601,6 +636,7 @@ export class Gateway implements GateHandler {
         payloadBytes: payload.length,
         qos: packet.qos,
         retain: packet.retain,
+        will: isWill,
       };
       this.options.ingest.publish(session, publish, done);
     };
@@ -671,7 +707,7 @@ export class Gateway implements GateHandler {
         { tenant, device },
         'a connection ends because its device or secret was removed',
       );
-      gate.destroy();
+      gate.cut('REVOKED');
     }
     this.directoryVersion = version;
   }
@@ -694,7 +730,7 @@ function authenticateError(returnCode: number): AuthenticateError {
 function send(
   client: Client,
   identity: { tenant: string; device: string },
-  channel: 'receipts' | 'commands',
+  channel: SubscribeChannel,
   payload: string,
 ): boolean {
   if (client.closed || gateOf(client).outputBytes > RECEIPT_BACKLOG_BYTES) return false;

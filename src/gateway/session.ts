@@ -1,6 +1,10 @@
 import { encodeReading, readingPrefix, tallyKey } from '../log/record.ts';
 import type { Identity } from '../tenants/contract.ts';
+import type { ConnectionView } from './contract.ts';
+import type { History } from './history.ts';
 import type { DeviceUsage } from './overload/usage.ts';
+import type { TimeBudget } from './time-answer.ts';
+import type { SubscribeChannel } from './topics.ts';
 import type { Validate } from './validation.ts';
 
 const HOUR_MS = 3_600_000;
@@ -18,8 +22,12 @@ export interface TypeSlot {
 export class Target {
   readonly tenant: string;
   readonly device: string;
+  /** `<tenant>/<device>` */
+  readonly name: string;
   readonly type: string;
   readonly slot: TypeSlot;
+  /** What is remembered of it; undefined before the first decision, and while there is no room. */
+  history: History | undefined;
   private readonly prefix: string;
   private tallyHourEnd = 0;
   private tally = '';
@@ -27,6 +35,7 @@ export class Target {
   constructor(identity: Identity, slot: TypeSlot) {
     this.tenant = identity.tenant;
     this.device = identity.device;
+    this.name = `${identity.tenant}/${identity.device}`;
     this.type = identity.type;
     this.slot = slot;
     this.prefix = readingPrefix(this.tenant, this.device, this.type);
@@ -54,7 +63,7 @@ export class Target {
 /** What a session needs of its connection. */
 export interface Connection {
   /** Sends a message to the device; false when it does not listen or reads too slowly. */
-  send(channel: 'receipts' | 'commands', payload: string): boolean;
+  send(channel: SubscribeChannel, payload: string): boolean;
   end(reason: string): void;
 }
 
@@ -74,6 +83,10 @@ export class Session {
   /** By its quota. */
   readonly payloadBytesMax: number;
   readonly targets = new Map<string, Target>();
+  /** Since the CONNECT was accepted. */
+  opened: ConnectionView | undefined;
+  /** From the first request for the time on. */
+  timeBudget: TimeBudget | undefined;
   /** Receipts from before the device subscribed, or while it doesn't read; the oldest go first. */
   private readonly heldReceipts: string[] = [];
 

@@ -1,10 +1,20 @@
 import { isUtf8 } from 'node:buffer';
 
 /** What a device may publish to, and where it may listen. */
-export type Channel = 'telemetry' | 'state' | 'commands' | 'receipts';
+export type Channel = PublishChannel | SubscribeChannel;
+export type PublishChannel = 'telemetry' | 'state' | 'time/request';
+export type SubscribeChannel = 'commands' | 'receipts' | 'time/response';
 
-const PUBLISH: ReadonlySet<string> = new Set(['telemetry', 'state']);
-const SUBSCRIBE: ReadonlySet<string> = new Set(['commands', 'receipts']);
+const PUBLISH: ReadonlySet<string> = new Set<PublishChannel>([
+  'telemetry',
+  'state',
+  'time/request',
+]);
+const SUBSCRIBE: ReadonlySet<string> = new Set<SubscribeChannel>([
+  'commands',
+  'receipts',
+  'time/response',
+]);
 
 /** `t/<tenant>/d/<device>/<channel>` */
 export function deviceTopic(tenant: string, device: string, channel: Channel): string {
@@ -21,21 +31,19 @@ export function publishChannel(
   topic: string,
   tenant: string,
   device: string,
-): 'telemetry' | 'state' | undefined {
+): PublishChannel | undefined {
   const channel = ownChannel(topic, tenant, device);
-  return channel !== undefined && PUBLISH.has(channel)
-    ? (channel as 'telemetry' | 'state')
-    : undefined;
+  return channel !== undefined && PUBLISH.has(channel) ? (channel as PublishChannel) : undefined;
 }
 
 export function subscribeChannel(
   topic: string,
   tenant: string,
   device: string,
-): 'commands' | 'receipts' | undefined {
+): SubscribeChannel | undefined {
   const channel = ownChannel(topic, tenant, device);
   return channel !== undefined && SUBSCRIBE.has(channel)
-    ? (channel as 'commands' | 'receipts')
+    ? (channel as SubscribeChannel)
     : undefined;
 }
 

@@ -2,7 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Config } from '../config/schema.ts';
 import type { Clock } from '../core/clock.ts';
 import type { DeviceType } from '../core/nouns.ts';
-import type { Examine } from '../gateway/contract.ts';
+import type { DeviceView, Examine } from '../gateway/contract.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { LiveStatus } from '../ops/counters.ts';
 import type { Append } from '../ops/letters/letter.ts';
@@ -32,6 +32,13 @@ export interface HttpOptions {
   examine?: (definitions?: unknown) => Promise<Examine>;
   /** Appends to the log. */
   append?: Append;
+  /** What the gateway of this process knows of a device; undefined where there is none. */
+  view?: (tenant: string, device: string) => Promise<DeviceView | undefined>;
+  /** The directory's entry of a device. */
+  device?: (
+    tenant: string,
+    device: string,
+  ) => { type: string; via?: string; createdAt: number } | undefined;
   /** Devices that are registered, so that those without data are listed too. */
   devices?: (tenant?: string) => readonly { tenant: string; device: string; type: string }[];
   /** Called for each answer with the route's pattern and the status. */

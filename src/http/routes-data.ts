@@ -14,6 +14,7 @@ import { type DataContext, parametersOf } from './context.ts';
 import { flag, only, timeRange } from './data-parameters.ts';
 import { listDevices, TenantList } from './device-list.ts';
 import { HttpError } from './errors.ts';
+import { explainDevice } from './explain.ts';
 
 /** The data of tenants: query, devices, audit, commands. */
 
@@ -67,6 +68,23 @@ export function dataRoutes(app: FastifyInstance, context: DataContext): void {
       }),
     );
     return auditJson(result);
+  });
+
+  app.get<{ Params: { device: string } }>('/api/v1/devices/:device/explain', async (request) => {
+    const rights = await context.rights(request, 'data');
+    const parameters = only(parametersOf(request), ['tenant']);
+    const tenant = tenantOf(rights, parameters.tenant);
+    const { device } = request.params;
+    if (tenant === undefined) requireTenant();
+    if (!isName(device)) {
+      throw new SpillwayError('NAME_INVALID', 'The device in the path is not a name.');
+    }
+    const isOperator = rights.role === 'operator';
+    const explanation = await context.queries.run(() =>
+      explainDevice(context, types, { tenant, device }, isOperator),
+    );
+    if (explanation !== undefined) return explanation;
+    throw new SpillwayError('DEVICE_UNKNOWN', `Nothing is known of a device ${device}.`);
   });
 
   app.post<{ Params: { device: string } }>(

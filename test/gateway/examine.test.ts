@@ -6,6 +6,7 @@ import { ManualClock } from '../../src/core/clock.ts';
 import type { DeadLetterRecord, LogRecord } from '../../src/core/nouns.ts';
 import type { Examination } from '../../src/gateway/contract.ts';
 import { Examiner } from '../../src/gateway/examine.ts';
+import { Histories } from '../../src/gateway/history.ts';
 import { Ingest } from '../../src/gateway/ingest.ts';
 import { Session } from '../../src/gateway/session.ts';
 import { publishChannel } from '../../src/gateway/topics.ts';
@@ -45,6 +46,7 @@ function createBench(t: TestContext, definitions: object = STRICT) {
   const types = typesOf(definitions);
   const ingest = new Ingest({
     ...{ appender, directory, types, counters: gatewayCounters(), clock },
+    histories: new Histories({ devicesMax: 10 }),
     limits: { ...LIMITS, deadLetterPayloadBytesMax: 200 },
   });
   return {

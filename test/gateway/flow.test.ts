@@ -84,6 +84,7 @@ test('a device that does not read its acknowledgements: few are made, all come w
     saturated: false,
     connect: (gate) => gate.admit(),
     alive() {},
+    slowed() {},
     violation(_gate, reason) {
       assert.fail(reason);
     },

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { ManualClock } from '../../src/core/clock.ts';
 import type { ShedRecord } from '../../src/core/nouns.ts';
+import { Histories } from '../../src/gateway/history.ts';
 import { Ingest } from '../../src/gateway/ingest.ts';
 import { Session } from '../../src/gateway/session.ts';
 import type { AppendRequest, LogAppender } from '../../src/log/contract.ts';
@@ -32,6 +33,7 @@ function createIngest(t: TestContext) {
     types: new Map(),
     counters,
     clock: new ManualClock(1_000),
+    histories: new Histories({ devicesMax: 10 }),
     limits: {
       payloadBytesMax: 1_000,
       readingsPerMessageMax: 10,

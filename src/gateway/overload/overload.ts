@@ -50,6 +50,8 @@ export interface OverloadOptions {
   backlogShare?: (() => number) | undefined;
   /** For tests: in place of what is measured. */
   readings?: Partial<Readings> | undefined;
+  /** A device was slowed down or refused by a limit; called each time. */
+  decided?(device: DeviceUsage, what: 'slowed' | 'refused', code: LimitCode): void;
   /** A device that is connected shall know why it is slowed down. */
   tell(device: DeviceUsage, code: LimitCode, message: string, expected: string): void;
 }
@@ -134,6 +136,7 @@ export class Overload {
 
   /** Notes that a device was refused by a limit; `expected` says which one it is. */
   refused(device: DeviceUsage, code: LimitCode, expected: string): void {
+    this.options.decided?.(device, 'refused', code);
     this.note(device, code, expected);
   }
 
@@ -217,6 +220,7 @@ export class Overload {
       exceeded === undefined
         ? 'a fair share of what the gateway can take'
         : `at most ${exceeded.limit.amount} ${exceeded.what} in ${formatDuration(exceeded.limit.windowMs)}`;
+    this.options.decided?.(device, 'slowed', code);
     this.note(device, code, expected);
     const now = this.options.clock.now();
     if (now - device.toldAt < TELL_MS) return;

@@ -1,0 +1,121 @@
+import { type Command, Option } from 'commander';
+import { SpillwayError } from '../core/errors.ts';
+import type { Explanation } from '../http/explain.ts';
+import { alignedLines, printable } from '../reports/table.ts';
+import { print } from './context.ts';
+import { openClient, withServer } from './http-client.ts';
+
+/** `spillway explain` */
+export function addExplainCommand(program: Command): void {
+  withServer(
+    program
+      .command('explain <tenant/device>')
+      .description(
+        'what is known of a device: connections, decisions, clock, completeness; from the running program, whose memory has most of it',
+      ),
+  )
+    .addOption(
+      new Option('--format <format>', 'how to print it').choices(['text', 'json']).default('text'),
+    )
+    .action(async (name, options) => {
+      const [tenant, device, ...rest] = String(name).split('/');
+      if (!tenant || !device || rest.length > 0) {
+        throw new SpillwayError('NAME_INVALID', `expected <tenant>/<device>, got ${name}`);
+      }
+      const path = `/api/v1/devices/${encodeURIComponent(device)}/explain`;
+      const explanation = (await openClient(options).get(path, { tenant })) as Explanation;
+      const json = `${JSON.stringify(explanation, null, 2)}\n`;
+      await print([options.format === 'json' ? json : explanationText(explanation)]);
+    });
+}
+
+function explanationText(explanation: Explanation): string {
+  const sections = [
+    identityLines(explanation),
+    connectionLines(explanation),
+    clockLines(explanation),
+    wholenessLines(explanation),
+    placeLines(explanation),
+    decisionLines(explanation),
+  ];
+  return `${sections
+    .filter((lines) => lines.length > 0)
+    .map((lines) => lines.map(printable).join('\n'))
+    .join('\n\n')}\n`;
+}
+
+function identityLines({ tenant, device, identity, type }: Explanation): string[] {
+  const lines = [`${tenant}/${device}`];
+  if (identity === null) lines.push('not registered');
+  else {
+    const via = identity.via === null ? '' : `, ${identity.via} reports for it`;
+    lines.push(`registered ${identity.registered} as ${identity.type}${via}`);
+  }
+  if (type === null) lines.push('its type is not declared');
+  else {
+    const period = type.period === null ? 'no period' : `every ${type.period}`;
+    lines.push(
+      `type ${type.name}, version ${type.version}: ${period}, at most ${type.futureMax} ahead (${type.future}) and ${type.pastMax} back`,
+    );
+  }
+  return lines;
+}
+
+function connectionLines({ gateway }: Explanation): string[] {
+  if (gateway === null) return ['This process has no gateway; ask one that has.'];
+  const { connections, lastConnection } = gateway;
+  const text = (one: (typeof connections)[number]) =>
+    `from ${one.from} by ${one.protocol}, client id ${one.clientId || '(none)'}, ${one.clean ? 'clean session' : 'kept session'}, keep-alive ${one.keepAliveSeconds} s`;
+  const lines = connections.map((one) => `connected since ${one.since} ${text(one)}`);
+  if (lines.length === 0) lines.push('not connected');
+  if (lastConnection !== null) {
+    const { since, endedAt, reason } = lastConnection;
+    lines.push(`before that ${since} to ${endedAt} ${text(lastConnection)}; ended by ${reason}`);
+  }
+  return lines;
+}
+
+function clockLines({ gateway }: Explanation): string[] {
+  const clock = gateway?.clock ?? null;
+  if (clock === null) return [];
+  const { skewMs, spreadMs, settled, readings } = clock;
+  const way = skewMs < 0 ? 'behind' : 'ahead';
+  const sure = settled ? '' : ', not settled: few readings, buffered ones, or a clock that jumps';
+  return [
+    `clock ${Math.abs(skewMs)} ms ${way}, within ${spreadMs} ms over ${readings} readings${sure}`,
+  ];
+}
+
+function wholenessLines({ completeness, gaps }: Explanation): string[] {
+  const { expected, received, deadLettered } = completeness;
+  const of = expected === null ? '' : ` of ${expected} expected`;
+  const letters = Object.entries(deadLettered).map(([code, count]) => `${code} ${count}`);
+  const lines = [`last 24 hours: ${received} readings${of}`];
+  if (letters.length > 0) lines.push(`dead letters: ${letters.join(', ')}`);
+  for (const gap of gaps) {
+    const missing = gap.expected === null ? 'nothing' : `${gap.received} of ${gap.expected}`;
+    lines.push(`  ${gap.from}: ${missing}`);
+  }
+  return lines;
+}
+
+function placeLines({ newest, offsets }: Explanation): string[] {
+  const lines: string[] = [];
+  if (newest !== null) {
+    const { ts, received, partition, offset } = newest;
+    lines.push(`newest ${ts}, received ${received}: offset ${offset} of partition ${partition}`);
+  }
+  for (const { partition, logEnd, storePosition } of offsets ?? []) {
+    lines.push(
+      `  partition ${partition}: log to ${logEnd}, store to ${storePosition ?? 'nothing'}`,
+    );
+  }
+  return lines;
+}
+
+function decisionLines({ gateway }: Explanation): string[] {
+  const decisions = gateway?.decisions ?? [];
+  if (decisions.length === 0) return [];
+  const rows = decisions.map(({ at, what, code, count }) => [at, what, code, String(count)]);
+  return alignedLines(['when', 'decision', 'code', 'count'], rows, new Set([3]));
+}

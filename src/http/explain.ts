@@ -1,0 +1,184 @@
+import type { DeviceType } from '../core/nouns.ts';
+import { formatDuration } from '../core/units.ts';
+import type { DeviceView } from '../gateway/contract.ts';
+import { completenessOf, typesOf } from '../reports/completeness.ts';
+import type { DataContext } from './context.ts';
+
+/** Everything that is known of one device, for those who ask why. */
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+
+export interface Explanation {
+  tenant: string;
+  device: string;
+  /** Null when it is not registered. */
+  identity: { type: string; via: string | null; registered: string } | null;
+  /** Null when nobody declares it. */
+  type: {
+    name: string;
+    version: string;
+    period: string | null;
+    future: string;
+    futureMax: string;
+    pastMax: string;
+  } | null;
+  /** Null where this process has no gateway. */
+  gateway: ShownView | null;
+  /** Of the last 24 hours, event time; dead letters by gateway time. */
+  completeness: {
+    from: string;
+    to: string;
+    expected: number | null;
+    received: number;
+    deadLettered: Record<string, number>;
+  };
+  /** Hours of these in which less came than should have; without a period, in which nothing came. */
+  gaps: { from: string; to: string; expected: number | null; received: number }[];
+  /** The newest reading by event time, and the place of its record in the log; null without any. */
+  newest: { ts: string; received: string; partition: number; offset: number } | null;
+  /** How far log and store have come; for operators alone. */
+  offsets?: { partition: number; logEnd: number; storePosition: number | null }[];
+}
+
+interface ShownConnection {
+  clientId: string;
+  from: string;
+  protocol: string;
+  clean: boolean;
+  keepAliveSeconds: number;
+  since: string;
+  endedAt: string | null;
+  reason: string;
+}
+
+interface ShownView {
+  connections: ShownConnection[];
+  lastConnection: ShownConnection | null;
+  decisions: { at: string; what: string; code: string; count: number }[];
+  clock: {
+    skewMs: number;
+    spreadMs: number;
+    settled: boolean;
+    readings: number;
+    measuredAt: string;
+  } | null;
+}
+
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+export async function explainDevice(
+  context: DataContext,
+  types: ReadonlyMap<string, DeviceType>,
+  name: { tenant: string; device: string },
+  isOperator: boolean,
+): Promise<Explanation | undefined> {
+  const { tenant, device } = name;
+  const { store } = context;
+  const entry = context.device?.(tenant, device);
+  const latest = await store.latest(tenant, [device]);
+  const view = await context.view?.(tenant, device);
+  const isKnown = entry !== undefined || latest.size > 0 || (view?.decisions.length ?? 0) > 0;
+  if (!isKnown) return undefined;
+  const known = await typesOf(store, tenant, latest, types, () => entry?.type);
+  const type = known.get(device) ?? (entry === undefined ? undefined : types.get(entry.type));
+  return {
+    ...name,
+    identity:
+      entry === undefined
+        ? null
+        : { type: entry.type, via: entry.via ?? null, registered: iso(entry.createdAt) },
+    type: type === undefined ? null : shownType(type),
+    gateway: view === undefined ? null : shownView(view),
+    ...(await wholeness(context, name, latest, type)),
+    newest: await newestOf(context, name, latest.get(device)),
+    ...(isOperator && { offsets: await offsetsOf(context) }),
+  };
+}
+
+function shownType(type: DeviceType): Explanation['type'] {
+  return {
+    name: type.name,
+    version: type.version,
+    period: type.periodMs === 0 ? null : formatDuration(type.periodMs),
+    future: type.future,
+    futureMax: formatDuration(type.futureMs),
+    pastMax: formatDuration(type.pastMs),
+  };
+}
+
+function shownView({ connections, lastConnection, decisions, clock }: DeviceView): ShownView {
+  const connection = (one: DeviceView['connections'][number]): ShownConnection => ({
+    ...one,
+    since: iso(one.since),
+    endedAt: one.endedAt === null ? null : iso(one.endedAt),
+  });
+  return {
+    connections: connections.map(connection),
+    lastConnection: lastConnection === null ? null : connection(lastConnection),
+    decisions: decisions.map((one) => ({ ...one, at: iso(one.at) })),
+    clock: clock === null ? null : { ...clock, measuredAt: iso(clock.measuredAt) },
+  };
+}
+
+async function wholeness(
+  { store, config, clock }: DataContext,
+  { tenant, device }: { tenant: string; device: string },
+  latest: ReadonlyMap<string, number>,
+  type: DeviceType | undefined,
+): Promise<Pick<Explanation, 'completeness' | 'gaps'>> {
+  const now = clock.now();
+  const rawMs = config.store.retention.raw;
+  const known = {
+    ...{ now, latest, listed: [device], keptFrom: rawMs > 0 ? now - rawMs : 0 },
+    types: new Map(type === undefined ? [] : [[device, type]]),
+  };
+  const count = async (from: number, to: number) => {
+    const { devices } = await completenessOf(store, { tenant, devices: [device], from, to }, known);
+    return devices.find((one) => one.device === device);
+  };
+  const from = now - DAY_MS;
+  const whole = await count(from, now);
+  const gaps: Explanation['gaps'] = [];
+  const firstHour = Math.ceil(from / HOUR_MS) * HOUR_MS;
+  for (let hour = firstHour; hour + HOUR_MS <= now; hour += HOUR_MS) {
+    const of = await count(hour, hour + HOUR_MS);
+    const { expected = null, received = 0 } = of ?? {};
+    const isShort = expected === null ? received === 0 : received < expected;
+    if (isShort) gaps.push({ from: iso(hour), to: iso(hour + HOUR_MS), expected, received });
+  }
+  return {
+    completeness: {
+      from: iso(from),
+      to: iso(now),
+      expected: whole?.expected ?? null,
+      received: whole?.received ?? 0,
+      deadLettered: Object.fromEntries(whole?.deadLettered ?? []),
+    },
+    gaps,
+  };
+}
+
+async function newestOf(
+  { store }: DataContext,
+  { tenant, device }: { tenant: string; device: string },
+  ts: number | undefined,
+): Promise<Explanation['newest']> {
+  if (ts === undefined) return null;
+  const range = { tenant, devices: [device], from: ts, to: ts + 1, limit: 1 };
+  const [reading] = await store.readings(range);
+  if (reading === undefined) return null;
+  const { received, partition, offset } = reading;
+  return { ts: iso(ts), received: iso(received), partition, offset };
+}
+
+async function offsetsOf({
+  store,
+  consumer,
+}: DataContext): Promise<NonNullable<Explanation['offsets']>> {
+  const [bounds, positions] = await Promise.all([consumer.bounds(), store.position('rollup')]);
+  return [...bounds].map(([partition, { end }]) => ({
+    ...{ partition, logEnd: end },
+    storePosition: positions.get(partition) ?? null,
+  }));
+}
