@@ -96,7 +96,12 @@ export class Topology {
 
   /** A command of the program with the configuration of one of its processes; fails when it fails. */
   async command(of: SpillwayProcess, ...args: string[]): Promise<string> {
-    const { code, stdout, stderr } = await command(this.t, [...args, '--config', of.file]);
+    return this.commandWith(of.file, ...args);
+  }
+
+  /** The same with a configuration file of its own. */
+  async commandWith(file: string, ...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await command(this.t, [...args, '--config', file]);
     assert.equal(code, 0, `${args.join(' ')}\n${stderr}`);
     return stdout;
   }

@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { replayCsv } from '../../firmware-sim/index.ts';
@@ -14,47 +13,34 @@ import {
   statisticsOf,
   windowsOf,
 } from './naive.ts';
-import { command, ROOT, SpillwayProcess } from './spillway-process.ts';
+import {
+  RECORDED_ROWS,
+  RECORDED_ZONE,
+  RECORDING,
+  RECORDING_MAP,
+  RECORDING_SETTINGS,
+  STATISTICS,
+} from './recorded-year.ts';
+import { command, SpillwayProcess } from './spillway-process.ts';
 
-const RECORDING = join(ROOT, 'firmware-sim/recordings/seattle-weather-hourly-normals.csv');
-const MAP = join(ROOT, 'firmware-sim/recordings/seattle-weather-hourly-normals.map.yaml');
-const ROWS = 8_759;
 const GROUP = 'rollup';
-const ZONE = 'America/Los_Angeles';
 /** Tables show six significant digits. */
 const SIX_DIGITS = 1e-5;
-const STATS = 'count sum min max mean stddev first last p50 p90 p99'.split(' ');
-const SETTINGS = {
-  logging: { format: 'json' },
-  rollup: { baseWindow: '1m' },
-  store: { retention: { raw: '0ms', base: '0ms', hour: '0ms', day: '0ms' } },
-  types: {
-    station: {
-      period: '1h',
-      pastMax: '20000d',
-      metrics: {
-        temperature: { kind: 'float', unit: '°C', min: -60, max: 60 },
-        pressure: { kind: 'float', unit: 'hPa', min: 800, max: 1_100 },
-        wind_speed: { kind: 'float', unit: 'm/s', min: 0, max: 120 },
-      },
-    },
-  },
-};
 
 test('a year of a weather station: in order, and shuffled with repeats, comes to the same right reports', {
   timeout: 300_000,
 }, async (t) => {
   const readings = recorded();
-  const program = new SpillwayProcess(t, SETTINGS);
+  const program = new SpillwayProcess(t, RECORDING_SETTINGS);
   const [ordered] = program.addDevices('north', 'station', ['station-a']);
   const [shuffled] = program.addDevices('south', 'station', ['station-b']);
   assert.ok(ordered !== undefined && shuffled !== undefined);
   await program.start();
 
   const first = await replay(t, program, ordered);
-  assert.equal(first.readingsAcknowledged, ROWS);
+  assert.equal(first.readingsAcknowledged, RECORDED_ROWS);
   const second = await replay(t, program, shuffled, { shuffle: 7, duplicate: 0.2, batch: 3 });
-  assert.equal(second.readingsAcknowledged, ROWS);
+  assert.equal(second.readingsAcknowledged, RECORDED_ROWS);
   assert.ok(second.duplicates > 300, `${second.duplicates} messages were sent twice`);
 
   await t.test('every rollup equals an independent computation over the file', async () => {
@@ -81,10 +67,13 @@ test('a year of a weather station: in order, and shuffled with repeats, comes to
       const account = await audit({ store, consumer, group: GROUP });
       assert.equal(account.balanced, true);
       const [north, south] = account.rows;
-      assert.deepEqual([north?.received, north?.stored, north?.duplicate.size], [ROWS, ROWS, 0]);
-      assert.equal(south?.stored, ROWS);
+      assert.deepEqual(
+        [north?.received, north?.stored, north?.duplicate.size],
+        [RECORDED_ROWS, RECORDED_ROWS, 0],
+      );
+      assert.equal(south?.stored, RECORDED_ROWS);
       const repeated = [...(south?.duplicate ?? [])];
-      assert.deepEqual(repeated, [['IDENTICAL', (south?.received ?? 0) - ROWS]]);
+      assert.deepEqual(repeated, [['IDENTICAL', (south?.received ?? 0) - RECORDED_ROWS]]);
     });
   });
 
@@ -127,7 +116,7 @@ function recorded(): Measured[] {
     };
     return { ts: Date.parse(`${date}-08:00`), values };
   });
-  assert.equal(readings.length, ROWS);
+  assert.equal(readings.length, RECORDED_ROWS);
   return readings;
 }
 
@@ -141,7 +130,7 @@ async function replay(
   const began = performance.now();
   const summary = await replayCsv({
     csv: RECORDING,
-    map: MAP,
+    map: RECORDING_MAP,
     url: program.url,
     username: `${device.tenant}/${device.device}`,
     password: device.secret,
@@ -172,8 +161,17 @@ async function report(
   tenant: string,
   format: string,
 ): Promise<string> {
-  const range = ['--from', '2010-01-01', '--to', '2011-01-01', '--step', '1mo', '--tz', ZONE];
-  const stats = STATS.flatMap((stat) => ['--stat', stat]);
+  const range = [
+    '--from',
+    '2010-01-01',
+    '--to',
+    '2011-01-01',
+    '--step',
+    '1mo',
+    '--tz',
+    RECORDED_ZONE,
+  ];
+  const stats = STATISTICS.flatMap((stat) => ['--stat', stat]);
   const args = ['report', '--config', program.file, '--tenant', tenant, ...range, ...stats];
   const { code, stdout, stderr } = await command(t, [...args, '--format', format]);
   assert.equal(code, 0, stderr);
@@ -181,7 +179,7 @@ async function report(
 }
 
 const LOCAL = new Intl.DateTimeFormat('en-CA', {
-  timeZone: ZONE,
+  timeZone: RECORDED_ZONE,
   year: 'numeric',
   month: '2-digit',
 });
@@ -205,7 +203,7 @@ function checkTable(table: string, months: ReturnType<typeof windowsOf>): number
     assert.equal(device, 'station-a');
     const points = months.get(`${metric} ${Date.parse(time)}`);
     assert.ok(points !== undefined, `${metric} ${time}`);
-    const got = Object.fromEntries(STATS.map((stat, i) => [stat, Number(cells[i])]));
+    const got = Object.fromEntries(STATISTICS.map((stat, i) => [stat, Number(cells[i])]));
     const label = `${metric} ${time}`;
     assertStatistics(got as unknown as Statistics, statisticsOf(points), label, SIX_DIGITS);
     rows += 1;

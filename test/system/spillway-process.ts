@@ -140,6 +140,8 @@ export class SpillwayProcess {
   readonly t: TestContext;
   readonly dir: string;
   readonly file: string;
+  /** As they stand in the configuration file. */
+  readonly settings: Record<string, unknown>;
   readonly config: Config;
   /** What each start printed on stderr. */
   readonly logs: string[] = [];
@@ -170,6 +172,7 @@ export class SpillwayProcess {
       http: { port: 0 },
       ...settings,
     };
+    this.settings = all;
     this.config = configSchema.parse(all);
     writeFileSync(this.file, stringify(all));
     // Hooks run in the order in which they were added: the first child's comes after this one.
