@@ -24,6 +24,7 @@ const appender = await EmbeddedAppender.open({
   ...embedded,
   dir: `${dir}/log`,
   retainForMs: embedded.retainFor,
+  commitIntervalMs: embedded.commitInterval,
 });
 const registry = new Registry({
   dir,

@@ -52,6 +52,7 @@ export function openAppender(config: Config, events: AppenderEvents): Promise<Em
       compression: embedded.compression,
       commitRecordsMax: embedded.commitRecordsMax,
       commitBytesMax: embedded.commitBytesMax,
+      commitIntervalMs: embedded.commitInterval,
       pendingBytesMax: embedded.pendingBytesMax,
     },
     events,

@@ -78,6 +78,7 @@ export async function createGateway(
     compression: embedded.compression,
     commitRecordsMax: embedded.commitRecordsMax,
     commitBytesMax: embedded.commitBytesMax,
+    commitIntervalMs: embedded.commitInterval,
     pendingBytesMax: embedded.pendingBytesMax,
   });
   const registry = new Registry({ dir, types: new Set(deviceTypes(config).keys()), clock });

@@ -18,6 +18,7 @@ export const OPTIONS = {
   compression: 'zstd',
   commitRecordsMax: 4_000,
   commitBytesMax: 4 * 2 ** 20,
+  commitIntervalMs: 10,
   pendingBytesMax: 32 * 2 ** 20,
 } as const satisfies Omit<AppenderOptions, 'dir'>;
 
