@@ -1,7 +1,7 @@
 /** Opens connections from a file of credentials, says so, and holds them until SIGTERM. */
 import { readFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
-import { connectPacket } from './load.ts';
+import { connectPacket } from './packets.ts';
 
 const AT_ONCE = 100;
 

@@ -3,11 +3,12 @@
  * the gateway does, and would measure themselves. Arguments as JSON in argv[2], result as JSON on stdout.
  */
 import { connect, type Socket } from 'node:net';
+import { type Client, connectPacket, PublishWriter } from './packets.ts';
 
 export interface LoadOptions {
   port: number;
-  /** `username:password:topic` of each connection. */
-  clients: { username: string; password: string; topic: string }[];
+  /** One for each connection. */
+  clients: Client[];
   seconds: number;
   /** Publishes of a connection that wait for their PUBACK. */
   window: number;
@@ -30,43 +31,13 @@ export interface LoadResult {
   perSecond: number[];
 }
 
-const TS_DIGITS = 13;
 const LATENCY_STEP_MS = 0.1;
 const LATENCY_BUCKETS = 100_000;
-
-function encodeLength(length: number): number[] {
-  const out: number[] = [];
-  do {
-    const low = length % 128;
-    length = Math.floor(length / 128);
-    out.push(length > 0 ? low | 0x80 : low);
-  } while (length > 0);
-  return out;
-}
-
-function text(value: string): Buffer {
-  const bytes = Buffer.from(value);
-  return Buffer.concat([Buffer.from([bytes.length >> 8, bytes.length & 0xff]), bytes]);
-}
-
-export function connectPacket(clientId: string, username: string, password: string): Buffer {
-  const body = Buffer.concat([
-    text('MQTT'),
-    Buffer.from([4, 0xc2, 0, 60]),
-    text(clientId),
-    text(username),
-    text(password),
-  ]);
-  return Buffer.concat([Buffer.from([0x10, ...encodeLength(body.length)]), body]);
-}
 
 class Connection {
   readonly socket: Socket;
   private readonly options: LoadOptions;
-  private readonly template: Buffer;
-  private readonly idAt: number;
-  private readonly tsAt: number;
-  private readonly valueAt: number;
+  private readonly writer: PublishWriter;
   private readonly sentAt: Float64Array;
   private readonly latencies: Uint32Array;
   private nextId = 1;
@@ -79,29 +50,11 @@ class Connection {
   stopped = false;
   onAck: (count: number) => void = () => {};
 
-  constructor(
-    options: LoadOptions,
-    client: LoadOptions['clients'][number],
-    latencies: Uint32Array,
-    onReady: () => void,
-  ) {
+  constructor(options: LoadOptions, client: Client, latencies: Uint32Array, onReady: () => void) {
     this.options = options;
     this.latencies = latencies;
     this.ts = options.startTs;
-    const payload = Buffer.from(
-      `{"ts":${'0'.repeat(TS_DIGITS)},"values":{"temperature":20.00,"humidity":45.5,"pressure":1013.2,"battery":3.71,"heating":true}}`,
-    );
-    const topic = text(client.topic);
-    const body = Buffer.concat([
-      topic,
-      options.qos === 1 ? Buffer.alloc(2) : Buffer.alloc(0),
-      payload,
-    ]);
-    const header = Buffer.from([options.qos === 1 ? 0x32 : 0x30, ...encodeLength(body.length)]);
-    this.template = Buffer.concat([header, body]);
-    this.idAt = header.length + topic.length;
-    this.tsAt = this.template.indexOf('"ts":') + 5;
-    this.valueAt = this.template.indexOf('20.00');
+    this.writer = new PublishWriter(client.topic, options.qos);
     this.sentAt = new Float64Array(65_536);
     this.socket = connect({ port: options.port, host: '127.0.0.1', noDelay: true });
     this.socket.on('error', (error) => {
@@ -122,21 +75,14 @@ class Connection {
       this.options.qos === 0 ? count : this.options.window - (this.sent - this.acknowledged);
     const n = Math.min(count, open);
     if (n <= 0 || this.socket.writableLength > 1_000_000) return 0;
-    const size = this.template.length;
+    const { size } = this.writer;
     const bytes = Buffer.allocUnsafe(size * n);
     const now = performance.now();
     for (let i = 0, at = 0; i < n; i++, at += size) {
-      this.template.copy(bytes, at);
       const ts = this.options.startTs === 0 ? Date.now() : Math.floor(this.ts);
       this.ts += this.options.stepMs;
-      let digits = ts;
-      for (let d = TS_DIGITS - 1; d >= 0; d--) {
-        bytes[at + this.tsAt + d] = 48 + (digits % 10);
-        digits = Math.floor(digits / 10);
-      }
-      bytes[at + this.valueAt + 3] = 48 + (this.sent % 10);
+      this.writer.write(bytes, at, ts, this.nextId, this.sent % 10);
       if (this.options.qos === 1) {
-        bytes.writeUInt16BE(this.nextId, at + this.idAt);
         this.sentAt[this.nextId] = now;
         this.nextId = this.nextId === 65_535 ? 1 : this.nextId + 1;
       }

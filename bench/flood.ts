@@ -1,0 +1,50 @@
+/**
+ * `npm run bench:flood`: what docs/overload.md says happens under floods. Ratios come from one run on one
+ * machine. `-- --json FILE` writes the figures, `--only a,b` runs some parts.
+ */
+import { writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { benchOverload } from './flood-overload.ts';
+
+const { values } = parseArgs({
+  options: {
+    json: { type: 'string' },
+    only: { type: 'string', default: 'overload' },
+    seconds: { type: 'string', default: '60' },
+  },
+});
+const parts = new Set(values.only.split(','));
+const figures: Record<string, unknown> = { node: process.version, at: new Date().toISOString() };
+const seconds = Number(values.seconds);
+
+if (parts.has('overload')) {
+  const overload = await benchOverload({ seconds });
+  figures.overload = overload;
+  const { goodputRatio, memoryRatio, adminP99Ms, recoverySeconds } = overload;
+  Object.assign(figures, { goodputRatio, memoryRatio, adminP99Ms, recoverySeconds });
+  line('capacity', `${overload.capacity} readings/s`);
+  line('offered, half of it at QoS 0', `${overload.offered} readings/s for ${seconds} s`);
+  line('goodput', `${overload.goodput} readings/s, ${percent(goodputRatio)} of the capacity`);
+  line('levels', overload.levels.join(', '));
+  line('QoS 0 shed', String(overload.shed));
+  line(
+    'acknowledged readings that are not in the store',
+    `${overload.lost} of ${overload.acknowledged}`,
+  );
+  line('account of all messages', overload.balanced ? 'balanced' : 'NOT balanced');
+  line(
+    'memory',
+    `${overload.memoryMaxMiB.toFixed(0)} MiB, ${memoryRatio.toFixed(2)} times that at capacity`,
+  );
+  line('admin requests, p99', `${adminP99Ms.toFixed(0)} ms of ${overload.adminRequests}`);
+  line('normal again', `${recoverySeconds.toFixed(1)} s after the flood`);
+}
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+
+function line(what: string, figure: string): void {
+  console.log(`${what.padEnd(48)} ${figure}`);
+}
+
+function percent(ratio: number): string {
+  return `${(ratio * 100).toFixed(1)} %`;
+}
