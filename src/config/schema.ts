@@ -302,7 +302,7 @@ export const configSchema = z.strictObject({
           retainBytes: bytes('1GiB'),
           commitRecordsMax: count(4_000),
           commitBytesMax: bytes('4MiB'),
-          commitInterval: timer('10ms'),
+          commitInterval: timer('20ms'),
           pendingBytesMax: bytes('32MiB'),
           compression: z.enum(['zstd', 'none']).default('zstd'),
         })

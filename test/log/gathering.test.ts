@@ -49,9 +49,9 @@ test('a commit that is worth its cost does not wait', async (t) => {
   const { appender, commits } = await openBusy(t);
   const all = [append(appender, 10, 20)];
   await turns();
-  all.push(append(appender, 20, 138));
+  all.push(append(appender, 20, 266));
   await Promise.all(all);
-  assert.deepEqual(commits, [10, 128]);
+  assert.deepEqual(commits, [10, 256]);
 });
 
 test('after a commit of few messages nothing waits', async (t) => {

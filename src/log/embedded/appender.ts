@@ -35,8 +35,8 @@ interface Group {
 /** Beyond this a commit would not be one that every reader can unpack, whatever the configuration says. */
 const COMMIT_BYTES_LIMIT = 16 * 2 ** 20;
 /** A commit of so much is worth its cost, and does not wait for more. */
-const WORTH_RECORDS = 128;
-const WORTH_BYTES = 32 * 2 ** 10;
+const WORTH_RECORDS = 256;
+const WORTH_BYTES = 64 * 2 ** 10;
 /** Where the last commit held fewer, so little comes that its cost does not matter. */
 const FEW_RECORDS = 4;
 /** When nothing came for so long, nothing is waited for, ms. */
