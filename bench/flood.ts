@@ -4,12 +4,13 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { benchNeighbour, type NeighbourFigures } from './flood-neighbour.ts';
 import { benchOverload } from './flood-overload.ts';
 
 const { values } = parseArgs({
   options: {
     json: { type: 'string' },
-    only: { type: 'string', default: 'overload' },
+    only: { type: 'string', default: 'overload,neighbour' },
     seconds: { type: 'string', default: '60' },
   },
 });
@@ -39,10 +40,30 @@ if (parts.has('overload')) {
   line('admin requests, p99', `${adminP99Ms.toFixed(0)} ms of ${overload.adminRequests}`);
   line('normal again', `${recoverySeconds.toFixed(1)} s after the flood`);
 }
+if (parts.has('neighbour')) {
+  const neighbour = await benchNeighbour({ seconds: seconds / 2, quotas: true });
+  figures.neighbour = neighbour;
+  figures.neighbourRateRatio = neighbour.rateRatio;
+  neighbourLines('a neighbour at ten times its quota', neighbour);
+  const unlimited = await benchNeighbour({ seconds: seconds / 2, quotas: false });
+  figures.neighbourWithoutQuotas = unlimited;
+  neighbourLines('the same without quotas', unlimited);
+}
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 
 function line(what: string, figure: string): void {
   console.log(`${what.padEnd(48)} ${figure}`);
+}
+
+function neighbourLines(name: string, neighbour: NeighbourFigures): void {
+  const { rateRatio, quietP99Ms, besideP99Ms, p99Ratio } = neighbour;
+  line(name, `${neighbour.loudTaken} of ${neighbour.loudOffered} readings/s (${neighbour.level})`);
+  line('  rate of the quiet tenant', `${percent(rateRatio)} of what it sent`);
+  const ratio = p99Ratio.toFixed(2);
+  line(
+    '  its PUBACK p99',
+    `${besideP99Ms.toFixed(1)} ms, ${ratio} times ${quietP99Ms.toFixed(1)} ms`,
+  );
 }
 
 function percent(ratio: number): string {

@@ -1,7 +1,7 @@
 /** Latencies in buckets that grow by STEP, so that those of many seconds and processes can be put together. */
-const STEP = 1.05;
+const STEP = 1.02;
 const LEAST_MS = 0.1;
-const BUCKETS_MAX = 300;
+const BUCKETS_MAX = 800;
 
 /** Counts by bucket; only those that are not 0. */
 export type SparseCounts = [bucket: number, count: number][];
@@ -33,7 +33,7 @@ export class Latencies {
     return this.counts.reduce((sum, count) => sum + count, 0);
   }
 
-  /** To 5 %, ms; 0 where there is none. */
+  /** To 2 %, ms; 0 where there is none. */
   quantile(q: number): number {
     const all = this.count;
     if (all === 0) return 0;

@@ -24,9 +24,12 @@ export interface Program {
   close(): Promise<void>;
 }
 
-/** `engines`: settings beside those of every benchmark; `env`: of the program alone. */
+/**
+ * `devices`: of one tenant, or of each; `engines`: settings beside those of every benchmark; `env`: of the
+ * program alone.
+ */
 export async function openProgram(
-  devices: number,
+  devices: number | Readonly<Record<string, number>>,
   engines: Record<string, unknown> = {},
   env: Record<string, string> = {},
 ): Promise<Program> {
@@ -42,13 +45,14 @@ export async function openProgram(
   const file = join(dir, 'spillway.yaml');
   writeFileSync(file, stringify(settings));
   const spillway = (...args: string[]) => [script('../src/spillway.js'), ...args, '--config', file];
-  const clients = clientsOf(
-    execFileSync(
-      process.execPath,
-      spillway('device', 'add', '--tenant', TENANT, '--type', 'bench', '--count', String(devices)),
-      { encoding: 'utf8' },
-    ),
-  );
+  const counts = typeof devices === 'number' ? { [TENANT]: devices } : devices;
+  const clients = Object.entries(counts).flatMap(([tenant, count]) => {
+    const wanted = ['--tenant', tenant, '--type', 'bench', '--count', String(count)];
+    const added = execFileSync(process.execPath, spillway('device', 'add', ...wanted), {
+      encoding: 'utf8',
+    });
+    return clientsOf(added);
+  });
   const child = start(process.execPath, spillway('run'), env);
   child.stdout?.pipe(process.stderr);
   for (let tries = 0; ; tries++) {
