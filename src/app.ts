@@ -104,7 +104,7 @@ export async function startSpillway(
   const backlog = new Backlog(() => appender.stats());
 
   rollup = has('rollup')
-    ? await startRollup(config, logger, (told) => {
+    ? await startRollup(config, logger, appender, (told) => {
         view.setRollup(told);
         if (!isShared) backlog.told(told.lagRecords);
       })
@@ -117,6 +117,7 @@ export async function startSpillway(
     command: commands.send,
     appender,
     view: (tenant, device) => gateway?.view(tenant, device),
+    presence: async (tenant) => (await rollup?.presence(tenant)) ?? [],
   });
   const { port: httpPort, post } = http;
   if (has('gateway')) {

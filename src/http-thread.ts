@@ -13,6 +13,7 @@ import { createHttpServer } from './http/server.ts';
 import type { AppendRequest } from './log/contract.ts';
 import { releaseMemory } from './memory.ts';
 import type { LiveStatus } from './ops/counters.ts';
+import type { Presence } from './ops/deadman.ts';
 import { httpMetrics, MetricsHub, type MetricsMessage } from './ops/metrics-hub.ts';
 import { eventLoopMetrics } from './ops/thread-metrics.ts';
 import { type ProcessStatus, wholeStatus } from './ops/whole-status.ts';
@@ -28,6 +29,7 @@ export type ToHttp =
   | { kind: 'commandResult'; id: number; sent: boolean }
   | { kind: 'appended'; id: number; failed: AppendFailure | undefined }
   | { kind: 'viewed'; id: number; view: DeviceView | undefined }
+  | { kind: 'presence'; id: number; devices: [device: string, Presence][] }
   | { kind: 'stop' };
 
 export type FromHttp =
@@ -36,13 +38,15 @@ export type FromHttp =
   | { kind: 'failed'; code: string | undefined; message: string }
   | { kind: 'command'; id: number; tenant: string; device: string; payload: string }
   | { kind: 'append'; id: number; request: AppendRequest }
-  | { kind: 'view'; id: number; tenant: string; device: string };
+  | { kind: 'view'; id: number; tenant: string; device: string }
+  | { kind: 'presence'; id: number; tenant: string };
 
-const COMMAND_TIMEOUT_MS = 2_000;
+const ANSWER_TIMEOUT_MS = 2_000;
 const COMMANDS_MAX = 1_000;
 const METRICS_TOKEN_CHARS_MIN = 20;
 const APPENDS_MAX = 100;
 const VIEWS_MAX = 100;
+const PRESENCES_MAX = 100;
 const TOO_MANY_APPENDS: AppendFailure = {
   code: 'LOG_SATURATED',
   message: 'too many appends wait',
@@ -88,6 +92,7 @@ if (parentPort !== null) {
     const commands = new Asking<boolean>(COMMANDS_MAX);
     const appends = new Asking<AppendFailure | undefined>(APPENDS_MAX);
     const views = new Asking<DeviceView | undefined>(VIEWS_MAX);
+    const presences = new Asking<[device: string, Presence][]>(PRESENCES_MAX);
     const types = deviceTypes(config);
     let status = first;
     let statusAt = performance.now();
@@ -111,7 +116,7 @@ if (parentPort !== null) {
         commands.ask(
           (id) => post({ kind: 'command', id, tenant, device, payload }),
           false,
-          COMMAND_TIMEOUT_MS,
+          ANSWER_TIMEOUT_MS,
         ),
       async examine(definitions) {
         const { openExaminer } = await import('./engines/examiner.ts');
@@ -126,11 +131,9 @@ if (parentPort !== null) {
         if (failed !== undefined) throw new SpillwayError(failed.code, failed.message);
       },
       view: (tenant, device) =>
-        views.ask(
-          (id) => post({ kind: 'view', id, tenant, device }),
-          undefined,
-          COMMAND_TIMEOUT_MS,
-        ),
+        views.ask((id) => post({ kind: 'view', id, tenant, device }), undefined, ANSWER_TIMEOUT_MS),
+      presence: (tenant) =>
+        presences.ask((id) => post({ kind: 'presence', id, tenant }), [], ANSWER_TIMEOUT_MS),
       device: (tenant, device) => registry.device(tenant, device),
       devices: (tenant) => registry.devices(tenant),
       observe: httpMetrics(own),
@@ -147,6 +150,7 @@ if (parentPort !== null) {
       else if (message.kind === 'commandResult') commands.settle(message.id, message.sent);
       else if (message.kind === 'appended') appends.settle(message.id, message.failed);
       else if (message.kind === 'viewed') views.settle(message.id, message.view);
+      else if (message.kind === 'presence') presences.settle(message.id, message.devices);
       else {
         void server.close().then(async () => {
           await data?.store.close();

@@ -1,13 +1,20 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parentPort, workerData } from 'node:worker_threads';
+import type { AppendFailure } from './app/append-for.ts';
 import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
-import { openConsumer, openStore, ROLLUP_GROUP } from './engines.ts';
-import type { ConsumeOptions, LogBatch, LogConsumer } from './log/contract.ts';
+import { SpillwayError } from './core/errors.ts';
+import type { DeviceType } from './core/nouns.ts';
+import { openConsumer, openRegistry, openStore, ROLLUP_GROUP } from './engines.ts';
+import type { AppendRequest, ConsumeOptions, LogBatch, LogConsumer } from './log/contract.ts';
 import { releaseMemory } from './memory.ts';
 import type { RollupStatus } from './ops/counters.ts';
+import { Deadman, type Presence } from './ops/deadman.ts';
+import { DeviceWatch } from './ops/device-watch.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
+import type { Store } from './store/contract.ts';
+import { Asking } from './thread-asking.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
@@ -15,16 +22,28 @@ import { type LogLine, threadLogger } from './thread-logger.ts';
 /** `until`: offset by partition at which to end, everything before it processed; an empty one ends at once. */
 export type ToRollup =
   | { kind: 'drain'; until: Map<number, number> }
-  | { kind: 'types'; types: Config['types'] };
+  | { kind: 'types'; types: Config['types'] }
+  | { kind: 'appended'; id: number; failed: AppendFailure | undefined }
+  | { kind: 'presence'; id: number; tenant: string };
 
 export type FromRollup =
   | { kind: 'ready' }
   | { kind: 'stats'; status: RollupStatus }
   | LogLine
+  | { kind: 'append'; id: number; request: AppendRequest }
+  /** Of the tenant's devices that are watched here. */
+  | { kind: 'presence'; id: number; devices: [device: string, Presence][] }
   | { kind: 'stopped' }
   | { kind: 'failed'; message: string; code: string | undefined };
 
-function statusOf(stats: RollupStats, loopDelayMs: number): RollupStatus {
+const APPENDS_MAX = 10;
+const TOO_MANY_APPENDS: AppendFailure = { code: 'LOG_SATURATED', message: 'too many appends wait' };
+
+function statusOf(
+  stats: RollupStats,
+  loopDelayMs: number,
+  watched: Watched | undefined,
+): RollupStatus {
   const { identical, merged, conflicts } = stats;
   return {
     lagRecords: stats.lagOffsets,
@@ -37,7 +56,45 @@ function statusOf(stats: RollupStats, loopDelayMs: number): RollupStatus {
     lateCorrections: stats.late,
     flushMs: stats.flushMsLast,
     loopDelayMs,
+    ...(watched !== undefined && {
+      presence: { ...watched.deadman.counts(), events: { ...watched.watch.events } },
+    }),
   };
+}
+
+interface Watched {
+  deadman: Deadman;
+  watch: DeviceWatch;
+  close(): void;
+}
+
+/** Undefined when it is not wanted. */
+function watchDevices(
+  config: Config,
+  of: {
+    consumer: LogConsumer;
+    store: Store;
+    types: ReadonlyMap<string, DeviceType>;
+    append(request: AppendRequest): Promise<void>;
+    logger: ReturnType<typeof threadLogger>;
+  },
+): Watched | undefined {
+  const { enabled, periods, minimum, unknownPeriod, devicesMax } = config.deadman;
+  if (!enabled) return undefined;
+  const { consumer, store, types, append, logger } = of;
+  const registry = openRegistry(config);
+  const partitionOf = (tenant: string, device: string) =>
+    consumer.partitionOf?.(tenant, device) ?? 0;
+  const deadman = new Deadman({
+    ...{ types, periods, minimumMs: minimum, unknownPeriodMs: unknownPeriod, devicesMax },
+    typeOf: (tenant, device) => registry.device(tenant, device)?.type,
+    partitionOf,
+  });
+  const devices = () => registry.devices();
+  const watch = new DeviceWatch({
+    ...{ deadman, store, devices, partitionOf, append, clock: systemClock, logger },
+  });
+  return { deadman, watch, close: () => registry.close() };
 }
 
 /**
@@ -57,6 +114,9 @@ class Drain {
       commit: (group, partition, offset) => inner.commit(group, partition, offset),
       committed: (group) => inner.committed(group),
       bounds: () => inner.bounds(),
+      ...(inner.partitionOf !== undefined && {
+        partitionOf: (tenant, device) => inner.partitionOf?.(tenant, device),
+      }),
       received: (filter) => inner.received(filter),
       close: () => inner.close(),
     };
@@ -129,13 +189,33 @@ if (parentPort !== null) {
   const consumer = await openConsumer(config, engineLogger);
   const drain = new Drain(consumer);
   const types = deviceTypes(config);
+  const appends = new Asking<AppendFailure | undefined>(APPENDS_MAX);
+  let watched: Watched | undefined;
   port.on('message', (message: ToRollup) => {
-    if (message.kind === 'drain') drain.to(message.until);
-    else replaceTypes(types, message.types);
+    if (message.kind === 'drain') {
+      // Nothing new goes into a log that is brought to its end.
+      watched?.watch.close();
+      drain.to(message.until);
+    } else if (message.kind === 'types') replaceTypes(types, message.types);
+    else if (message.kind === 'appended') appends.settle(message.id, message.failed);
+    else {
+      const { id, tenant } = message;
+      post({ kind: 'presence', id, devices: [...(watched?.watch.list(tenant) ?? [])] });
+    }
   });
   try {
     const store = await openStore(config, { readOnly: false, logger: engineLogger });
     setTimeout(releaseMemory, 2_000).unref();
+    watched = watchDevices(config, {
+      ...{ consumer, store, types, logger },
+      async append(request) {
+        const failed = await appends.ask(
+          (id) => post({ kind: 'append', id, request }),
+          TOO_MANY_APPENDS,
+        );
+        if (failed !== undefined) throw new SpillwayError(failed.code, failed.message);
+      },
+    });
     post({ kind: 'ready' });
     const delay = monitorEventLoopDelay({ resolution: 20 });
     delay.enable();
@@ -148,12 +228,14 @@ if (parentPort !== null) {
       types,
       logger,
       signal: drain.signal,
+      ...(watched !== undefined && { watcher: watched.watch }),
       onStats: (stats) => {
-        post({ kind: 'stats', status: statusOf(stats, delay.percentile(99) / 1e6) });
+        post({ kind: 'stats', status: statusOf(stats, delay.percentile(99) / 1e6, watched) });
         delay.reset();
       },
     });
     delay.disable();
+    watched?.close();
     await store.close();
     await consumer.close();
     post({ kind: 'stopped' });

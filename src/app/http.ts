@@ -5,6 +5,7 @@ import type { DeviceView } from '../gateway/contract.ts';
 import type { FromHttp, HttpThreadData, ToHttp } from '../http-thread.ts';
 import type { LogAppender } from '../log/contract.ts';
 import { logLine } from '../logging.ts';
+import type { Presence } from '../ops/deadman.ts';
 import { appendFor } from './append-for.ts';
 
 export interface HttpHandle {
@@ -19,13 +20,15 @@ export interface HttpServices {
   appender: LogAppender;
   /** What the gateway knows of a device; undefined where this process has none. */
   view(tenant: string, device: string): DeviceView | undefined;
+  /** Of the tenant's devices that this process watches. */
+  presence(tenant: string): Promise<[device: string, Presence][]>;
 }
 
 /** Runs the thread of HTTP. */
 export async function startHttp(
   workerData: HttpThreadData,
   logger: Logger,
-  { command, appender, view }: HttpServices,
+  { command, appender, view, presence }: HttpServices,
 ): Promise<HttpHandle> {
   const worker = new Worker(new URL('../http-thread.ts', import.meta.url), {
     workerData,
@@ -53,6 +56,9 @@ export async function startHttp(
       } else if (message.kind === 'view') {
         const { id, tenant, device } = message;
         post({ kind: 'viewed', id, view: view(tenant, device) });
+      } else if (message.kind === 'presence') {
+        const { id, tenant } = message;
+        void presence(tenant).then((devices) => post({ kind: 'presence', id, devices }));
       }
     });
   });

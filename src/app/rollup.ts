@@ -3,15 +3,23 @@ import type { Logger } from 'pino';
 import type { Config } from '../config/schema.ts';
 import { type ErrorCode, SpillwayError } from '../core/errors.ts';
 import { openLocalConsumer } from '../engines.ts';
+import type { LogAppender } from '../log/contract.ts';
 import { logLine } from '../logging.ts';
 import type { RollupStatus } from '../ops/counters.ts';
+import type { Presence } from '../ops/deadman.ts';
 import type { FromRollup, ToRollup } from '../rollup-thread.ts';
+import { Asking } from '../thread-asking.ts';
+import { appendFor } from './append-for.ts';
 
 const RESTART_MS = 5_000;
+const PRESENCES_MAX = 100;
+const PRESENCE_TIMEOUT_MS = 2_000;
 
 export interface RollupHandle {
   /** From now on; a worker that starts anew has them from its beginning. */
   setTypes(types: Config['types']): void;
+  /** Of the tenant's devices that this worker watches; none when it does not answer. */
+  presence(tenant: string): Promise<[device: string, Presence][]>;
   /**
    * Ends the worker. On the embedded log it first processes what is there; a shared log is the other
    * workers' from here on. Rejects when the worker is down or fails on the way.
@@ -23,6 +31,7 @@ export interface RollupHandle {
 export async function startRollup(
   configured: Config,
   logger: Logger,
+  appender: LogAppender,
   onStatus: (status: RollupStatus) => void,
 ): Promise<RollupHandle> {
   let config = configured;
@@ -30,6 +39,8 @@ export async function startRollup(
   let ended: Promise<void>;
   let stopping = false;
   let failed = false;
+  const presences = new Asking<[device: string, Presence][]>(PRESENCES_MAX);
+  const post = (message: ToRollup) => worker.postMessage(message);
   const start = () =>
     new Promise<void>((resolve, reject) => {
       failed = false;
@@ -51,6 +62,12 @@ export async function startRollup(
         if (message.kind === 'ready') resolve();
         else if (message.kind === 'stats') onStatus(message.status);
         else if (message.kind === 'log') logLine(logger, 'rollup', message);
+        else if (message.kind === 'append') {
+          const { id, request } = message;
+          appendFor(appender, request, (failure) =>
+            post({ kind: 'appended', id, failed: failure }),
+          );
+        } else if (message.kind === 'presence') presences.settle(message.id, message.devices);
         else if (message.kind === 'failed') onFailed(message.message, message.code);
       });
     });
@@ -58,11 +75,13 @@ export async function startRollup(
   return {
     setTypes(types) {
       config = { ...config, types };
-      worker.postMessage({ kind: 'types', types } satisfies ToRollup);
+      post({ kind: 'types', types });
     },
+    presence: (tenant) =>
+      presences.ask((id) => post({ kind: 'presence', id, tenant }), [], PRESENCE_TIMEOUT_MS),
     async stop(): Promise<void> {
       stopping = true;
-      worker.postMessage({ kind: 'drain', until: await whereToEnd(config) } satisfies ToRollup);
+      post({ kind: 'drain', until: await whereToEnd(config) });
       await ended;
       if (failed) throw new SpillwayError('STORE_BUSY', 'the rollup worker is down');
     },

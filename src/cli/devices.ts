@@ -4,6 +4,7 @@ import { CsvError, parse } from 'csv-parse/sync';
 import { SpillwayError } from '../core/errors.ts';
 import type { NewDevice } from '../tenants/registry.ts';
 import { readConfig } from './context.ts';
+import { addDeviceStatusCommand } from './device-status.ts';
 import { withRegistry } from './registry.ts';
 
 const COLUMNS = ['tenant', 'device', 'type', 'secret'] as const;
@@ -56,6 +57,7 @@ export function addDeviceCommands(program: Command): void {
       );
       process.stdout.write(`${['tenant,device,type,via', ...lines].join('\n')}\n`);
     });
+  addDeviceStatusCommand(device);
   device
     .command('remove <tenant/device>')
     .description('remove a device; its connections end within a second, its data stays')

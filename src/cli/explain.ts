@@ -32,7 +32,7 @@ export function addExplainCommand(program: Command): void {
 function explanationText(explanation: Explanation): string {
   const sections = [
     identityLines(explanation),
-    connectionLines(explanation),
+    [...presenceLines(explanation), ...connectionLines(explanation)],
     clockLines(explanation),
     wholenessLines(explanation),
     placeLines(explanation),
@@ -59,6 +59,12 @@ function identityLines({ tenant, device, identity, type }: Explanation): string[
     );
   }
   return lines;
+}
+
+function presenceLines({ presence: { status, since, heard } }: Explanation): string[] {
+  if (status === null) return [];
+  const from = since === null ? '' : ` since ${since}`;
+  return [`${status}${from}, last heard of ${heard ?? 'never'}`];
 }
 
 function connectionLines({ gateway }: Explanation): string[] {

@@ -339,6 +339,15 @@ export const configSchema = z.strictObject({
   deadLetters: z
     .strictObject({ replaysPerSecondMax: count(500), attemptsMax: count(3) })
     .prefault({}),
+  deadman: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      periods: z.number().min(1).max(1_000).default(3),
+      minimum: duration('30s', 1_000),
+      unknownPeriod: duration('1d', 1_000),
+      devicesMax: count(100_000),
+    })
+    .prefault({}),
   http: z
     .strictObject({
       host: z.string().default('127.0.0.1'),

@@ -81,14 +81,21 @@ export interface ShedRecord {
 
 /**
  * Something that happened to a device, or that was done with its dead letters: presence, a state message,
- * a {@link LetterReplay}, a {@link LetterPurge}. Not part of the ledger.
+ * that it went silent or came back, a {@link LetterReplay}, a {@link LetterPurge}. Not part of the ledger.
  */
 export interface EventRecord {
   kind: 'event';
   tenant: string;
   device: string;
   received: number;
-  event: 'connected' | 'disconnected' | 'state' | 'letterReplayed' | 'lettersPurged';
+  event:
+    | 'connected'
+    | 'disconnected'
+    | 'state'
+    | 'online'
+    | 'offline'
+    | 'letterReplayed'
+    | 'lettersPurged';
   /** Only of a state that was the device's will: its connection broke. */
   will?: true;
   data?: unknown;

@@ -576,17 +576,19 @@ export class Gateway implements GateHandler {
     if (known === undefined) this.byDevice.set(key, new Set([session]));
     else known.add(session);
     const { clientId } = session;
+    let since: number | undefined;
     gate.once('close', () => {
       const left = this.byDevice.get(key);
       left?.delete(session);
       if (left?.size === 0) this.byDevice.delete(key);
       const reason = gate.endedBy ?? 'CLOSED_BY_GATEWAY';
       this.options.ingest.ended(session, reason);
-      this.options.ingest.event(session, 'disconnected', { clientId, reason });
+      this.options.ingest.event(session, 'disconnected', { clientId, reason, since });
     });
     const info = this.connects.get(gate);
     if (info !== undefined) this.options.ingest.connected(session, info);
-    this.options.ingest.event(session, 'connected', { clientId });
+    since = session.opened?.since;
+    this.options.ingest.event(session, 'connected', { clientId, since });
     this.handshakes.done(gate);
     gate.open();
   }

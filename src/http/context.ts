@@ -5,6 +5,7 @@ import type { DeviceType } from '../core/nouns.ts';
 import type { DeviceView, Examine } from '../gateway/contract.ts';
 import type { LogConsumer } from '../log/contract.ts';
 import type { LiveStatus } from '../ops/counters.ts';
+import type { Presence } from '../ops/deadman.ts';
 import type { Append } from '../ops/letters/letter.ts';
 import type { WholeStatus } from '../ops/whole-status.ts';
 import type { StoreReader } from '../store/contract.ts';
@@ -34,6 +35,8 @@ export interface HttpOptions {
   append?: Append;
   /** What the gateway of this process knows of a device; undefined where there is none. */
   view?: (tenant: string, device: string) => Promise<DeviceView | undefined>;
+  /** Of the tenant's devices that this process watches. */
+  presence?: (tenant: string) => Promise<Iterable<readonly [device: string, Presence]>>;
   /** The directory's entry of a device. */
   device?: (
     tenant: string,

@@ -1,4 +1,7 @@
+import type { DeviceType } from '../core/nouns.ts';
+import type { PresenceStatus } from '../ops/deadman.ts';
 import type { DataContext } from './context.ts';
+import { presenceOf, type ShownPresence } from './presence.ts';
 
 /** Devices with data or an entry in the directory, and when each was last heard of. */
 
@@ -25,7 +28,7 @@ export class TenantList {
   }
 }
 
-interface ListedDevice {
+export interface ListedDevice extends ShownPresence {
   tenant: string;
   device: string;
   /** Null when the device is not registered. */
@@ -36,26 +39,37 @@ interface ListedDevice {
   lastSeenMs: number | null;
 }
 
+/** `status`: those alone. */
 export async function listDevices(
   context: DataContext,
+  types: ReadonlyMap<string, DeviceType>,
   tenants: readonly string[],
+  status?: PresenceStatus,
 ): Promise<{ devices: ListedDevice[]; truncated: boolean }> {
   const devices: ListedDevice[] = [];
   for (const tenant of tenants) {
-    const listed = await devicesOf(context, tenant);
+    const all = await devicesOf(context, types, tenant);
+    const listed = status === undefined ? all : all.filter((one) => one.status === status);
     devices.push(...listed.slice(0, DEVICES_MAX - devices.length));
     if (listed.length > 0 && devices.length >= DEVICES_MAX) return { devices, truncated: true };
   }
   return { devices, truncated: false };
 }
 
-async function devicesOf(context: DataContext, tenant: string): Promise<ListedDevice[]> {
+async function devicesOf(
+  context: DataContext,
+  types: ReadonlyMap<string, DeviceType>,
+  tenant: string,
+): Promise<ListedDevice[]> {
   const { store } = context;
   const found = new Map<string, ListedDevice>();
   const entry = (device: string): ListedDevice => {
     const known = found.get(device);
     if (known !== undefined) return known;
-    const made = { tenant, device, type: null, metrics: [], lastSeen: null, lastSeenMs: null };
+    const made: ListedDevice = {
+      ...{ tenant, device, type: null, metrics: [], lastSeen: null, lastSeenMs: null },
+      ...{ status: null, since: null, heard: null },
+    };
     found.set(device, made);
     return made;
   };
@@ -65,6 +79,14 @@ async function devicesOf(context: DataContext, tenant: string): Promise<ListedDe
   }
   for (const [device, at] of await store.latest(tenant)) {
     Object.assign(entry(device), { lastSeen: new Date(at).toISOString(), lastSeenMs: at });
+  }
+  const watched = new Map(await context.presence?.(tenant));
+  for (const [device, of] of found) {
+    const { type: name, lastSeenMs } = of;
+    // Of one that is not registered any more nothing is expected.
+    if (name === null) continue;
+    const presence = watched.get(device);
+    Object.assign(of, presenceOf(context, presence, types.get(name), lastSeenMs ?? undefined));
   }
   return [...found.values()].sort((a, b) => (a.device < b.device ? -1 : 1));
 }

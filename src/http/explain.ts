@@ -3,6 +3,7 @@ import { formatDuration } from '../core/units.ts';
 import type { DeviceView } from '../gateway/contract.ts';
 import { completenessOf, typesOf } from '../reports/completeness.ts';
 import type { DataContext } from './context.ts';
+import { presenceOf, type ShownPresence } from './presence.ts';
 
 /** Everything that is known of one device, for those who ask why. */
 
@@ -23,6 +24,7 @@ export interface Explanation {
     futureMax: string;
     pastMax: string;
   } | null;
+  presence: ShownPresence;
   /** Null where this process has no gateway. */
   gateway: ShownView | null;
   /** Of the last 24 hours, event time; dead letters by gateway time. */
@@ -89,6 +91,12 @@ export async function explainDevice(
         ? null
         : { type: entry.type, via: entry.via ?? null, registered: iso(entry.createdAt) },
     type: type === undefined ? null : shownType(type),
+    presence: presenceOf(
+      context,
+      new Map(await context.presence?.(tenant)).get(device),
+      type,
+      latest.get(device),
+    ),
     gateway: view === undefined ? null : shownView(view),
     ...(await wholeness(context, name, latest, type)),
     newest: await newestOf(context, name, latest.get(device)),

@@ -5,9 +5,10 @@ import { ledgerFrom, retentionOf } from '../config/windows.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { isName } from '../core/names.ts';
 import { auditJson } from '../ops/audit-format.ts';
+import type { PresenceStatus } from '../ops/deadman.ts';
 import { audit } from '../ops/ledger.ts';
 import { CONTENT_TYPES, completenessLine, formatReport } from '../reports/format.ts';
-import { FORMATS, type Format, type Query } from '../reports/parameters.ts';
+import { FORMATS, type Format, invalid, type Query } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
 import { requireOperator, tenantOf } from './access.ts';
 import { type DataContext, parametersOf } from './context.ts';
@@ -45,11 +46,13 @@ export function dataRoutes(app: FastifyInstance, context: DataContext): void {
 
   app.get('/api/v1/devices', async (request) => {
     const rights = await context.rights(request, 'data');
-    const parameters = only(parametersOf(request), ['tenant']);
+    const parameters = only(parametersOf(request), ['tenant', 'status']);
     const tenant = tenantOf(rights, parameters.tenant);
-    return context.queries.run(async () =>
-      listDevices(context, tenant === undefined ? await tenants.get() : [tenant]),
-    );
+    const status = statusOf(parameters.status);
+    return context.queries.run(async () => {
+      const names = tenant === undefined ? await tenants.get() : [tenant];
+      return listDevices(context, types, names, status);
+    });
   });
 
   app.get('/api/v1/audit', async (request) => {
@@ -125,6 +128,11 @@ function typeFinder(context: DataContext) {
     known ??= new Map(context.devices?.(tenant).map((entry) => [entry.device, entry.type]));
     return known.get(device);
   };
+}
+
+function statusOf(value: unknown): PresenceStatus | undefined {
+  if (value === undefined || value === 'online' || value === 'offline') return value;
+  throw invalid('status', 'online or offline', value);
 }
 
 function requireTenant(): never {

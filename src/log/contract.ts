@@ -151,6 +151,11 @@ export interface LogConsumer {
   committed(group: string): Promise<Map<number, number>>;
   /** First kept and next offset by partition. */
   bounds(): Promise<Map<number, { first: number; end: number }>>;
+  /**
+   * Where the readings of a device are, once {@link bounds} were asked for. Absent: the members of a group
+   * don't share the partitions.
+   */
+  partitionOf?(tenant: string, device: string): number | undefined;
   /** The gateways' own account of what was received, from durable counts. */
   received(filter: ReceivedFilter): Promise<ReceivedCount[]>;
   /**

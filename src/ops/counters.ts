@@ -146,6 +146,18 @@ export interface RollupStatus {
   flushMs: number;
   /** Delay of the thread's event loop, p99, ms. */
   loopDelayMs: number;
+  /** Absent where nobody watches the devices. */
+  presence?: PresenceStatistics;
+}
+
+/** How many of the watched devices are what. */
+export interface PresenceStatistics {
+  online: number;
+  offline: number;
+  /** Records of devices that are not watched, since those are too many. */
+  unwatched: number;
+  /** Events in the log since the start, by status. */
+  events: Record<string, number>;
 }
 
 /** Before the first word of a worker. */

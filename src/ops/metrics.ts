@@ -4,6 +4,7 @@ import {
   type GatewayCounters,
   OVERLOAD_LEVELS,
   type OverloadStatus,
+  type PresenceStatistics,
   type RollupStatus,
 } from './counters.ts';
 import type { PlainHistogram } from './histogram.ts';
@@ -272,5 +273,35 @@ export function rollupMetrics(registry: Registry, status: () => RollupStatus): v
     'Readings that were stored before, by kind.',
     ['kind'],
     () => bounded('kind', new Map(Object.entries(status().duplicates)), CODES_MAX),
+  );
+  presenceMetrics(registry, () => status().presence);
+}
+
+function presenceMetrics(registry: Registry, presence: () => PresenceStatistics | undefined): void {
+  gauge(
+    registry,
+    'spillway_devices_online',
+    'Watched devices that are heard of as often as they should.',
+    () => presence()?.online ?? 0,
+  );
+  gauge(
+    registry,
+    'spillway_devices_offline',
+    'Watched devices that have been silent for too long.',
+    () => presence()?.offline ?? 0,
+  );
+  counter(
+    registry,
+    'spillway_devices_unwatched_records_total',
+    'Records of devices that are not watched, since those are too many.',
+    [],
+    () => one(presence()?.unwatched ?? 0),
+  );
+  counter(
+    registry,
+    'spillway_device_changes_total',
+    'Devices that went silent or came back, by what they are since.',
+    ['status'],
+    () => bounded('status', new Map(Object.entries(presence()?.events ?? {})), CODES_MAX),
   );
 }

@@ -103,6 +103,7 @@ function logs(all: readonly LogStats[]): LogStats {
 }
 
 function rollups(all: readonly RollupStatus[]): RollupStatus {
+  const watching = all.flatMap(({ presence }) => presence ?? []);
   return {
     lagRecords: sum(all, (one) => one.lagRecords),
     openWindows: sum(all, (one) => one.openWindows),
@@ -114,6 +115,14 @@ function rollups(all: readonly RollupStatus[]): RollupStatus {
     lateCorrections: sum(all, (one) => one.lateCorrections),
     flushMs: most(all, (one) => one.flushMs),
     loopDelayMs: most(all, (one) => one.loopDelayMs),
+    ...(watching.length > 0 && {
+      presence: {
+        online: sum(watching, (one) => one.online),
+        offline: sum(watching, (one) => one.offline),
+        unwatched: sum(watching, (one) => one.unwatched),
+        events: merged(watching.map((one) => one.events)),
+      },
+    }),
   };
 }
 

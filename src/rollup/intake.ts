@@ -11,6 +11,7 @@ import type { RefusedReading, StoredDeadLetter, StoredReading } from '../store/c
 import { countStored, type DeviceEntry, type DeviceTable, isLost, spill } from './device-table.ts';
 import type { Applied, DeviceWindows } from './device-windows.ts';
 import { PartitionState, type TakenReading } from './partition-state.ts';
+import type { Watcher } from './watcher.ts';
 import type { Rebuild, Waiting, WindowLoader } from './window-loader.ts';
 import { windowStart } from './windows.ts';
 
@@ -41,6 +42,8 @@ export interface IntakeOptions {
   devices: DeviceTable;
   loader: WindowLoader;
   types: ReadonlyMap<string, DeviceType>;
+  /** Sees each record that is taken. */
+  watcher: Pick<Watcher, 'take'> | undefined;
 }
 
 /**
@@ -138,6 +141,7 @@ export class Intake {
     offset: number,
     now: number,
   ): void {
+    this.options.watcher?.take(record);
     if (record.kind === 'reading') this.takeReading(record, partition, offset, now);
     else if (record.kind === 'deadLetter') this.takeDeadLetter(record, partition, offset);
     else if (record.kind === 'shed') this.takeShed(record, partition);

@@ -14,6 +14,8 @@ export class PartitionState {
   next: number;
   /** Position in the store. */
   committed: number;
+  /** When the last batch taken was appended, gateway time, ms; undefined before the first. */
+  appendedAt: number | undefined;
   readonly tally = new LedgerTally();
   /** Last number taken of each source, where the log has sources. */
   readonly sources: Map<string, number>;

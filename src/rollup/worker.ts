@@ -11,6 +11,7 @@ import { type FaultPoint, Flush } from './flush.ts';
 import { Intake, type IntakeCounts } from './intake.ts';
 import { Abandoned, isRetryable, pause, type RetryOptions, retrying } from './retry.ts';
 import { RollupRows } from './rollup-rows.ts';
+import type { Watcher } from './watcher.ts';
 import { WindowLoader } from './window-loader.ts';
 import { checkBaseWindow } from './windows.ts';
 
@@ -65,6 +66,7 @@ export interface RollupWorkerOptions {
   faultPoint?: (name: FaultPoint) => void;
   /** Ends the worker after a last flush. */
   signal: AbortSignal;
+  watcher?: Watcher;
   /** After each flush, and every few seconds while idle. */
   onStats?: (stats: RollupStats) => void;
   retentionIntervalMs?: number;
@@ -125,6 +127,8 @@ class RollupWorker {
   private retries = 0;
   private lagMs = 0;
   private bounds: Awaited<ReturnType<LogConsumer['bounds']>> = new Map();
+  /** Gateway time, ms: what the log got before is within {@link bounds}. */
+  private boundsAt = Number.NEGATIVE_INFINITY;
   /** By the monotonic clock, ms. */
   private flushDue = 0;
   /** By gateway time, ms. */
@@ -148,7 +152,10 @@ class RollupWorker {
     const types = options.types ?? deviceTypes(config);
     this.devices = new DeviceTable({ baseMs, latenessMs, types });
     const rawMs = config.store.retention.raw;
-    this.intake = new Intake({ baseMs, latenessMs, rawMs, devices: this.devices, loader, types });
+    this.intake = new Intake({
+      ...{ baseMs, latenessMs, rawMs, devices: this.devices, loader, types },
+      watcher: options.watcher,
+    });
     this.flush = new Flush({
       group: this.group,
       store: this.store,
@@ -298,6 +305,7 @@ class RollupWorker {
 
   private lose(partitions: readonly number[]): void {
     this.intake.lose(partitions);
+    this.options.watcher?.lost(partitions);
     this.loss.abort();
     this.loss = new AbortController();
   }
@@ -343,6 +351,12 @@ class RollupWorker {
       if (!stored.has(partition) || next <= (committed.get(partition) ?? 0)) continue;
       await this.commitLog(this.group, partition, next).catch(ignoreAbandoned);
     }
+    // A log that shares its partitions has not given any of them yet.
+    if (assigned !== undefined || this.consumer.partitionOf === undefined) {
+      this.options.watcher?.gained(
+        [...from.keys()].filter((one) => this.intake.partitions.has(one)),
+      );
+    }
     return from;
   }
 
@@ -364,6 +378,7 @@ class RollupWorker {
     this.lagMs = Math.max(0, now - batch.appendedAt);
     this.records += batch.records.length;
     await this.intake.take(state, batch, now);
+    state.appendedAt = batch.appendedAt;
     this.faultPoint('applied');
     const { batchRecordsMax, devicesMax, openReadingsMax } = config.rollup;
     if (this.devices.isOver(devicesMax, openReadingsMax)) this.flushDue = 0;
@@ -419,17 +434,34 @@ class RollupWorker {
   /** Those of the last time while the log is away: nothing waits for figures. */
   private async boundsNow(): Promise<Awaited<ReturnType<LogConsumer['bounds']>>> {
     try {
-      return await this.consumer.bounds();
+      const now = this.options.clock.now();
+      const bounds = await this.consumer.bounds();
+      this.boundsAt = now;
+      return bounds;
     } catch (error) {
       if (!isRetryable(error)) throw error;
       return this.bounds;
     }
   }
 
+  /** What the log got before this was taken, gateway time, ms; undefined where that can't be said. */
+  private takenUntil(): number | undefined {
+    let until: number | undefined;
+    for (const [partition, { next, appendedAt }] of this.intake.partitions) {
+      const { end = Number.POSITIVE_INFINITY } = this.bounds.get(partition) ?? {};
+      const its = next >= end ? this.boundsAt : appendedAt;
+      if (its === undefined) return undefined;
+      until = Math.min(until ?? its, its);
+    }
+    return until !== undefined && Number.isFinite(until) ? until : undefined;
+  }
+
   private async report(): Promise<void> {
-    const { onStats } = this.options;
-    if (onStats === undefined) return;
+    const { onStats, watcher } = this.options;
+    if (onStats === undefined && watcher === undefined) return;
     this.bounds = await this.boundsNow();
+    const until = this.takenUntil();
+    if (until !== undefined) watcher?.look(until);
     let lagOffsets = 0;
     for (const [partition, { first, end }] of this.bounds) {
       const state = this.intake.partitions.get(partition);
@@ -437,7 +469,7 @@ class RollupWorker {
       if (state === undefined && this.assignment.isShared) continue;
       lagOffsets += end - (state?.committed ?? first);
     }
-    onStats({
+    onStats?.({
       ...this.intake.counts,
       records: this.records,
       rowsWritten: this.flush.rowsWritten,

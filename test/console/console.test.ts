@@ -63,6 +63,12 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
   await page.getByRole('cell', { name: 'd1', exact: true }).waitFor();
   assert.equal((await page.locator('#connections').textContent())?.trim(), '1');
   assert.match((await page.locator('#state').textContent()) ?? '', /ready/i);
+  const listed = page.locator('#devices tr', { hasText: 'd1' });
+  await listed.getByText('online', { exact: true }).waitFor();
+  await page.locator('#watched').getByText('of 1 devices').waitFor();
+  await page.locator('#device-status').selectOption('offline');
+  await listed.waitFor({ state: 'detached' });
+  await page.locator('#device-status').selectOption('');
   await page.locator('#metric').selectOption('temperature');
   await page.locator('#chart canvas').waitFor();
   // Some pixel of the chart is drawn in colour.

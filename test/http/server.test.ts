@@ -2,9 +2,13 @@ import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import { deviceTypes } from '../../src/config/device-types.ts';
+import { configSchema } from '../../src/config/schema.ts';
 import { retentionOf } from '../../src/config/windows.ts';
 import { ManualClock } from '../../src/core/clock.ts';
 import { SpillwayError } from '../../src/core/errors.ts';
+import type { ListedDevice } from '../../src/http/device-list.ts';
+import type { HttpOptions } from '../../src/http/server.ts';
+import type { Presence } from '../../src/ops/deadman.ts';
 import { formatReport } from '../../src/reports/format.ts';
 import { FORMATS } from '../../src/reports/parameters.ts';
 import { runQuery } from '../../src/reports/query.ts';
@@ -140,6 +144,8 @@ describe('devices, dead letters, audit', () => {
       {
         ...{ tenant: 'acme', device: 'a', type: 'probe', metrics: ['temperature'] },
         ...{ lastSeen: '2026-10-26T11:59:00.000Z', lastSeenMs: NOW - 60_000 },
+        // Nobody watches here: as the newest reading says.
+        ...{ status: 'online', since: null, heard: '2026-10-26T11:59:00.000Z' },
       },
       {
         tenant: 'acme',
@@ -148,8 +154,46 @@ describe('devices, dead letters, audit', () => {
         metrics: [],
         lastSeen: null,
         lastSeenMs: null,
+        ...{ status: null, since: null, heard: null },
       },
     ]);
+  });
+
+  test('who is online and who is not: as those say who watch, else as the newest reading', async () => {
+    const MINUTE = 60_000;
+    const since = NOW - 5 * MINUTE;
+    const of = async (more: Partial<HttpOptions>, parameters = '') => {
+      const { app } = await backend({
+        devices: () => ['a', 'new'].map((device) => ({ tenant: 'acme', device, type: 'probe' })),
+        ...more,
+      });
+      const response = await app.inject({ url: `/api/v1/devices${parameters}`, headers });
+      assert.equal(response.statusCode, 200, response.body);
+      const { devices } = response.json() as { devices: ListedDevice[] };
+      return devices.map(({ device, status, since: at }) => [device, status, at]);
+    };
+    const iso = (ms: number) => new Date(ms).toISOString();
+    const presence = async (): Promise<[string, Presence][]> => [
+      ['a', { status: 'offline', since, heard: since - MINUTE }],
+      ['gone', { status: 'offline', since, heard: since - MINUTE }],
+    ];
+    assert.deepEqual(await of({ presence }), [
+      ['a', 'offline', iso(since)],
+      ['new', null, null],
+    ]);
+    assert.deepEqual(await of({ presence }, '?status=online'), []);
+    const late = { now: () => NOW + 10 * MINUTE };
+    assert.deepEqual(await of({ clock: late }), [
+      ['a', 'online', null],
+      ['new', null, null],
+    ]);
+    const periods = deviceTypes(configSchema.parse({ types: { probe: { period: '1m' } } }));
+    assert.deepEqual(await of({ clock: late, types: periods }, '?status=offline'), [
+      ['a', 'offline', iso(NOW + 2 * MINUTE)],
+    ]);
+    const { app } = await backend();
+    const bad = await app.inject({ url: '/api/v1/devices?status=away', headers });
+    assert.equal(bad.json().error.code, 'QUERY_INVALID');
   });
 
   test('dead letters, newest first, filtered', async () => {

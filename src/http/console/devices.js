@@ -22,6 +22,16 @@ function seen(at) {
   return made;
 }
 
+/** An unknown status has no words: nothing was ever heard, or the device is not registered. */
+function status(entry) {
+  if (entry.status === null) return '–';
+  const made = document.createElement('span');
+  made.className = `pill ${entry.status === 'online' ? 'good' : 'bad'}`;
+  made.textContent = entry.status;
+  if (entry.since !== null) made.title = `since ${entry.since}`;
+  return made;
+}
+
 function row(entry) {
   const line = document.createElement('tr');
   const link = document.createElement('button');
@@ -37,13 +47,16 @@ function row(entry) {
     cell(entry.type ?? '–'),
     cell(metrics),
     cell(entry.lastSeenMs === null ? 'none yet' : seen(entry.lastSeenMs)),
+    cell(status(entry)),
   );
   return line;
 }
 
 function show() {
   const words = element('filter').value.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = devices.filter(({ tenant, device, type }) => {
+  const wanted = element('device-status').value;
+  const found = devices.filter(({ tenant, device, type, status }) => {
+    if (wanted !== '' && status !== wanted) return false;
     const text = `${tenant} ${device} ${type ?? ''}`.toLowerCase();
     return words.every((word) => text.includes(word));
   });
@@ -60,6 +73,7 @@ function show() {
 export function startDevices(onChoose) {
   choose = onChoose;
   element('filter').addEventListener('input', show);
+  element('device-status').addEventListener('change', show);
 }
 
 export function showDevices(list) {

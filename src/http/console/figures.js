@@ -43,6 +43,9 @@ export function showStatus(status) {
   element('messages').textContent = rate(status.messagesPerSecond);
   element('readings').textContent = rate(status.readingsPerSecond);
   element('connections').textContent = number(status.connections);
+  const { online = 0, offline = 0 } = status.rollup.presence ?? {};
+  element('offline').textContent = number(offline);
+  element('watched').textContent = `of ${number(online + offline)} devices`;
   element('backlog').textContent = number(status.rollup.lagRecords);
   element('commit').textContent = fine.format(log.commitMsMean);
   element('refused').textContent = number(sum(status.deadLettersByCode) + sum(status.shedByReason));

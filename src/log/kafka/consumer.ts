@@ -10,7 +10,9 @@ import { Consumption, type ConsumptionLimits } from './consumption.ts';
 import { closed } from './errors.ts';
 import { GroupOffsets } from './group-offsets.ts';
 import { ReceivedAccount } from './received-account.ts';
+import { partitionOf } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
+import { partitionNumber, topicPartition } from './topics.ts';
 
 export interface KafkaLogConsumerOptions {
   settings: KafkaSettings;
@@ -27,6 +29,8 @@ export class KafkaLogConsumer implements LogConsumer {
   private readonly offsets: GroupOffsets;
   private readonly running = new Map<string, Set<Consumption>>();
   private accounts: ReceivedAccount | undefined;
+  /** 0: not known yet. */
+  private readingsPartitions = 0;
   private isClosed = false;
 
   constructor(options: KafkaLogConsumerOptions) {
@@ -78,8 +82,17 @@ export class KafkaLogConsumer implements LogConsumer {
     return this.offsets.committed(this.groupId(group));
   }
 
-  bounds(): Promise<Map<number, { first: number; end: number }>> {
-    return this.offsets.bounds();
+  async bounds(): Promise<Map<number, { first: number; end: number }>> {
+    const bounds = await this.offsets.bounds();
+    const readings = [...bounds.keys()].filter((one) => topicPartition(one)?.topic === 'readings');
+    this.readingsPartitions = readings.length;
+    return bounds;
+  }
+
+  partitionOf(tenant: string, device: string): number | undefined {
+    if (this.readingsPartitions === 0) return undefined;
+    const partition = partitionOf(`${tenant}/${device}`, this.readingsPartitions);
+    return partitionNumber('readings', partition);
   }
 
   /** From what the gateways have written by now. */

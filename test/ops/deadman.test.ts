@@ -1,0 +1,362 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { ManualClock } from '../../src/core/clock.ts';
+import { SpillwayError } from '../../src/core/errors.ts';
+import type { DeviceType, EventRecord, LogRecord } from '../../src/core/nouns.ts';
+import type { AppendRequest } from '../../src/log/contract.ts';
+import { Deadman, type DeadmanOptions } from '../../src/ops/deadman.ts';
+import { DEADMAN_GROUP, DeviceWatch } from '../../src/ops/device-watch.ts';
+import type { Progress } from '../../src/store/contract.ts';
+
+const T0 = Date.UTC(2026, 0, 5);
+const SECOND = 1_000;
+const MINUTE = 60 * SECOND;
+const DAY = 1_440 * MINUTE;
+const TENANT = 'acme';
+
+function typeOf(name: string, periodMs: number): DeviceType {
+  return {
+    ...{ name, version: '00000000', metrics: {}, unknownMetrics: 'keep', periodMs },
+    ...{ futureMs: 0, future: 'reject', pastMs: 0 },
+  };
+}
+
+const TYPES = new Map([
+  ['probe', typeOf('probe', MINUTE)],
+  ['quick', typeOf('quick', SECOND)],
+  ['button', typeOf('button', 0)],
+]);
+
+function deadman(more: Partial<DeadmanOptions> = {}): Deadman {
+  return new Deadman({
+    ...{ types: TYPES, periods: 3, minimumMs: 30 * SECOND, unknownPeriodMs: DAY },
+    ...{ devicesMax: 100, typeOf: () => undefined, partitionOf: () => 0, ...more },
+  });
+}
+
+function reading(device: string, received: number, type = 'probe', more = {}): LogRecord {
+  return { kind: 'reading', tenant: TENANT, device, type, ts: 0, received, values: {}, ...more };
+}
+
+function event(
+  device: string,
+  received: number,
+  name: EventRecord['event'],
+  more: Partial<EventRecord> = {},
+): LogRecord {
+  return { kind: 'event', tenant: TENANT, device, received, event: name, ...more };
+}
+
+/** What a look finds, and tells the log of. */
+function changes(of: Deadman, now: number): [device: string, status: string, since: number][] {
+  const found = of.look(now);
+  of.told(found);
+  return found.map(({ device, status, since }) => [device, status, since]);
+}
+
+/** Looks as often as a worker does. */
+function lookUntil(of: Deadman, from: number, to: number): ReturnType<typeof changes> {
+  const found = [];
+  for (let now = from; now <= to; now += 5 * SECOND) found.push(...changes(of, now));
+  return found;
+}
+
+test('a device is offline after three periods without a message, and online with the next', () => {
+  const watch = deadman();
+  watch.take(reading('a', T0));
+  assert.deepEqual(changes(watch, T0), [['a', 'online', T0]]);
+  assert.deepEqual(lookUntil(watch, T0, T0 + 3 * MINUTE - 1), []);
+  assert.deepEqual(watch.counts(), { online: 1, offline: 0, unwatched: 0 });
+  assert.deepEqual(lookUntil(watch, T0 + 3 * MINUTE, T0 + 4 * MINUTE), [
+    ['a', 'offline', T0 + 3 * MINUTE],
+  ]);
+  assert.deepEqual(watch.presence(TENANT, 'a'), {
+    ...{ status: 'offline', since: T0 + 3 * MINUTE, heard: T0 },
+  });
+  assert.deepEqual(watch.counts(), { online: 0, offline: 1, unwatched: 0 });
+  watch.take(reading('a', T0 + 5 * MINUTE));
+  assert.deepEqual(changes(watch, T0 + 5 * MINUTE), [['a', 'online', T0 + 5 * MINUTE]]);
+});
+
+test('a change comes again until the log has it', () => {
+  const watch = deadman();
+  watch.take(reading('a', T0));
+  const [first] = watch.look(T0);
+  assert.equal(first?.status, 'online');
+  assert.equal(watch.look(T0).length, 1);
+  watch.told([{ ...first }]);
+  assert.deepEqual(watch.look(T0), []);
+});
+
+test('refused and shed messages and states are signs of life; replays and wills are none', () => {
+  const letter: LogRecord = {
+    ...{ kind: 'deadLetter', tenant: TENANT, device: 'a', type: 'probe', code: 'VALUE_KIND' },
+    ...{ received: 0, topic: '', payload: '', payloadBytes: 0, message: '' },
+  };
+  const signs: [string, (at: number) => LogRecord, boolean][] = [
+    ['dead letter', (received) => ({ ...letter, received }), true],
+    ['shed', (received) => ({ ...SHED, received }), true],
+    ['state', (received) => event('a', received, 'state'), true],
+    ['will', (received) => event('a', received, 'state', { will: true }), false],
+    ['replayed reading', (received) => reading('a', received, 'probe', { attempt: 1 }), false],
+    ['replayed letter', (received) => ({ ...letter, received, attempt: 1 }), false],
+    ['connection', (received) => event('a', received, 'connected'), false],
+    ['its own news', (received) => event('a', received, 'offline'), false],
+  ];
+  for (const [what, make, isSign] of signs) {
+    const watch = deadman();
+    watch.take(reading('a', T0));
+    lookUntil(watch, T0, T0 + 2 * MINUTE);
+    watch.take(make(T0 + 2 * MINUTE));
+    const found = lookUntil(watch, T0 + 2 * MINUTE, T0 + 4 * MINUTE);
+    const wentOffline = found.some(([, status]) => status === 'offline');
+    assert.equal(wentOffline, !isSign, what);
+  }
+});
+
+const SHED = { kind: 'shed', tenant: TENANT, device: 'a', code: 'X', count: 1 } as const;
+
+test('a message that is refused makes nobody a watched device', () => {
+  const watch = deadman();
+  watch.take({ ...SHED, received: T0 });
+  assert.deepEqual(changes(watch, T0), []);
+});
+
+test('one whose connection broke is missed earlier, unless it comes back or said farewell', () => {
+  const whenOffline = (...then: LogRecord[]) => {
+    const watch = deadman();
+    watch.take(event('a', T0, 'connected', { data: { clientId: 'x', since: 1 } }));
+    watch.take(reading('a', T0 + 1));
+    for (const record of then) watch.take(record);
+    const found = lookUntil(watch, T0, T0 + 10 * MINUTE);
+    return ((found.find(([, status]) => status === 'offline')?.[2] ?? 0) - T0 - 1) / MINUTE;
+  };
+  const ended = (reason: string, since = 1) =>
+    event('a', T0 + 2, 'disconnected', { data: { clientId: 'x', since, reason } });
+  assert.equal(whenOffline(), 3);
+  assert.equal(whenOffline(ended('CONNECTION_LOST')), 1.5);
+  assert.equal(whenOffline(ended('DISCONNECT')), 3);
+  assert.equal(whenOffline(ended('STOPPING')), 3);
+  assert.equal(whenOffline(event('a', T0 + 2, 'state', { will: true }), ended('KEEP_ALIVE')), 1.5);
+  // By another gateway already, which the old one noticed late.
+  const back = event('a', T0 + 1, 'connected', { data: { clientId: 'x', since: 2 } });
+  assert.equal(whenOffline(back, ended('KEEP_ALIVE', 1)), 3);
+  assert.equal(whenOffline(ended('CONNECTION_LOST'), back), 3);
+  assert.equal(whenOffline(ended('CONNECTION_LOST'), reading('a', T0 + 3)), 3 + 2 / MINUTE);
+});
+
+test('a short period has a minimum; the type may change', () => {
+  const watch = deadman();
+  watch.take(reading('a', T0, 'quick'));
+  assert.deepEqual(lookUntil(watch, T0, T0 + MINUTE), [
+    ['a', 'online', T0],
+    ['a', 'offline', T0 + 30 * SECOND],
+  ]);
+});
+
+test('a device without a period is online while it is connected, and a while after', () => {
+  const watch = deadman();
+  const data = { clientId: 'x', since: 1 };
+  watch.take(event('b', T0, 'connected', { data }));
+  watch.take(reading('b', T0, 'button'));
+  const looks = (from: number, to: number) => {
+    const found = [];
+    for (let now = from; now <= to; now += 20 * SECOND) found.push(...changes(watch, now));
+    return found;
+  };
+  assert.deepEqual(looks(T0, T0 + 3 * DAY), [['b', 'online', T0]]);
+  watch.take(event('b', T0 + 3 * DAY, 'disconnected', { data: { ...data, reason: 'DISCONNECT' } }));
+  assert.deepEqual(looks(T0 + 3 * DAY, T0 + 5 * DAY), [['b', 'offline', T0 + 4 * DAY]]);
+  watch.take(event('b', T0 + 5 * DAY, 'connected', { data }));
+  assert.deepEqual(changes(watch, T0 + 5 * DAY), [['b', 'online', T0 + 5 * DAY]]);
+});
+
+test('after a time in which nobody looked, everybody has as long again', () => {
+  const watch = deadman();
+  watch.take(reading('a', T0));
+  changes(watch, T0);
+  const later = T0 + 60 * MINUTE;
+  assert.deepEqual(changes(watch, later), []);
+  assert.deepEqual(lookUntil(watch, later, later + 4 * MINUTE), [
+    ['a', 'offline', later + 3 * MINUTE],
+  ]);
+});
+
+test('what comes too late to matter makes nobody online', () => {
+  const watch = deadman();
+  watch.take(reading('a', T0));
+  lookUntil(watch, T0, T0 + 10 * MINUTE);
+  watch.take(reading('a', T0 + MINUTE));
+  assert.deepEqual(changes(watch, T0 + 10 * MINUTE), []);
+  assert.equal(watch.presence(TENANT, 'a')?.heard, T0 + MINUTE);
+});
+
+test('devices beyond the bound are not watched, and counted', () => {
+  const watch = deadman({ devicesMax: 2 });
+  for (const device of ['a', 'b', 'c']) watch.take(reading(device, T0));
+  watch.take(reading('c', T0));
+  assert.equal(changes(watch, T0).length, 2);
+  assert.equal(watch.counts().unwatched, 2);
+  watch.forget(({ device }) => device === 'a');
+  watch.take(reading('c', T0));
+  assert.deepEqual(changes(watch, T0), [['c', 'online', T0]]);
+});
+
+/** A watch whose log is a list, and whose store remembers what was put in. */
+class Bench {
+  readonly clock = new ManualClock(T0);
+  readonly events: EventRecord[] = [];
+  readonly latest = new Map<string, number>();
+  readonly marks = new Map<number, number>();
+  readonly registered = ['a', 'b', 'c'];
+  readonly warnings: string[] = [];
+  failAppends = false;
+  failStore = false;
+  watch = this.start();
+
+  start(partitionOf: (tenant: string, device: string) => number = () => 0): DeviceWatch {
+    this.watch = new DeviceWatch({
+      deadman: deadman({ partitionOf }),
+      clock: this.clock,
+      partitionOf,
+      devices: () => this.registered.map((device) => ({ tenant: TENANT, device, type: 'probe' })),
+      store: {
+        latest: async () => {
+          if (this.failStore) throw new SpillwayError('STORE_BUSY', 'away');
+          return new Map(this.latest);
+        },
+        position: async (group) => new Map(group === DEADMAN_GROUP ? this.marks : []),
+        commit: async ({ group, partition, nextOffset }: Progress) => {
+          assert.equal(group, DEADMAN_GROUP);
+          this.marks.set(partition, Math.max(nextOffset, this.marks.get(partition) ?? 0));
+        },
+      },
+      append: async ({ records, tallyKeys }: AppendRequest) => {
+        if (this.failAppends) throw new SpillwayError('LOG_FULL', 'no room');
+        assert.ok(tallyKeys.every((key) => key === ''));
+        for (const record of records) this.events.push(JSON.parse(record));
+      },
+      logger: { warn: (_, message) => this.warnings.push(message) },
+    });
+    return this.watch;
+  }
+
+  /** Lets time pass, and looks as a worker does. */
+  async pass(ms: number): Promise<void> {
+    await turn();
+    for (let passed = 0; passed < ms; passed += 5 * SECOND) {
+      this.clock.advance(5 * SECOND);
+      this.watch.look(this.clock.now());
+      await turn();
+    }
+  }
+
+  hear(device: string): void {
+    this.latest.set(device, this.clock.now());
+    this.watch.take(reading(device, this.clock.now()));
+  }
+
+  told(): string[] {
+    return this.events.splice(0).map(({ device, event: status }) => `${device} ${status}`);
+  }
+}
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+test('the log is told who went and who came back, once, over restarts', async () => {
+  const bench = new Bench();
+  bench.watch.gained([0]);
+  await turn();
+  bench.hear('a');
+  bench.hear('b');
+  await bench.pass(MINUTE);
+  assert.deepEqual(bench.told(), ['a online', 'b online']);
+  bench.hear('b');
+  await bench.pass(2 * MINUTE + 30 * SECOND);
+  assert.deepEqual(bench.told(), ['a offline']);
+  bench.hear('b');
+  await bench.pass(SECOND);
+
+  bench.start().gained([0]);
+  await bench.pass(MINUTE);
+  assert.deepEqual(bench.told(), []);
+  assert.deepEqual(
+    [...bench.watch.list(TENANT)].map(([device, { status }]) => [device, status]),
+    [
+      ['a', 'offline'],
+      ['b', 'online'],
+    ],
+  );
+  bench.hear('a');
+  await bench.pass(SECOND);
+  assert.deepEqual(bench.told(), ['a online']);
+
+  // Who goes while nothing runs is told of afterwards, when it had its time to be heard of.
+  bench.clock.advance(60 * MINUTE);
+  bench.start().gained([0]);
+  await bench.pass(MINUTE);
+  bench.hear('a');
+  await bench.pass(2 * MINUTE + 5 * SECOND);
+  assert.deepEqual(bench.told(), ['b offline']);
+});
+
+test('what comes while the store is away is compared with what was known before', async () => {
+  const bench = new Bench();
+  bench.latest.set('a', T0 - MINUTE);
+  bench.latest.set('b', T0 - DAY);
+  bench.marks.set(0, T0 - DAY + 3 * MINUTE);
+  bench.failStore = true;
+  bench.watch.gained([0]);
+  for (const device of ['a', 'b', 'c']) bench.watch.take(reading(device, T0));
+  await bench.pass(20 * SECOND);
+  assert.deepEqual(bench.told(), []);
+  assert.ok(bench.warnings.length > 0);
+  bench.failStore = false;
+  await bench.pass(20 * SECOND);
+  // Of these three, a was there all the time, b had been gone, and c is new.
+  assert.deepEqual(bench.told(), ['b online', 'c online']);
+});
+
+test('a log without room is told later', async () => {
+  const bench = new Bench();
+  bench.watch.gained([0]);
+  bench.hear('a');
+  bench.failAppends = true;
+  await bench.pass(4 * MINUTE);
+  assert.deepEqual(bench.told(), []);
+  bench.failAppends = false;
+  await bench.pass(5 * SECOND);
+  assert.deepEqual(bench.told(), ['a offline']);
+  assert.deepEqual(bench.watch.events, { online: 0, offline: 1 });
+});
+
+test('each worker watches the devices of its partitions', async () => {
+  const bench = new Bench();
+  const partitionOf = (_: string, device: string) => (device === 'a' ? 1 : 2);
+  bench.latest.set('a', T0);
+  bench.latest.set('b', T0);
+  bench.start(partitionOf).gained([1, 1_025]);
+  await bench.pass(4 * MINUTE);
+  assert.deepEqual(bench.told(), ['a offline']);
+  bench.watch.gained([2]);
+  await bench.pass(MINUTE);
+  bench.watch.lost([2]);
+  await bench.pass(10 * MINUTE);
+  assert.deepEqual(bench.told(), []);
+  assert.deepEqual([...bench.marks], [[1, T0 + 3 * MINUTE]]);
+  bench.watch.gained([2]);
+  await bench.pass(4 * MINUTE);
+  assert.deepEqual(bench.told(), ['b offline']);
+});
+
+test('who is taken from the directory is not watched any more', async () => {
+  const bench = new Bench();
+  bench.watch.gained([0]);
+  await turn();
+  bench.hear('a');
+  await bench.pass(5 * SECOND);
+  bench.registered.splice(0, 1);
+  await bench.pass(10 * MINUTE);
+  assert.deepEqual(bench.told(), ['a online']);
+  assert.deepEqual([...bench.watch.list(TENANT)], []);
+});
