@@ -148,6 +148,9 @@ export class Gateway implements GateHandler {
     gateway.server.on('error', (error) =>
       options.logger.warn({ err: error }, 'a connection could not be accepted'),
     );
+    options.overload.onLevel((level) => {
+      gateway.handshakes.loaded = level !== 'normal';
+    });
     gateway.sweep = setInterval(() => gateway.onSweep(), SWEEP_MS);
     return gateway;
   }
@@ -222,13 +225,12 @@ export class Gateway implements GateHandler {
     this.draining = true;
     this.server.close();
     for (const gate of this.connecting) gate.destroy();
-    const most = Math.max(options.closesPerSecond, (this.sessions.size * 1_000) / options.withinMs);
-    const deadline = performance.now() + options.withinMs;
     const open = [...this.sessions.keys()];
-    let due = 0;
-    while (open.length > 0 && performance.now() < deadline) {
-      due += (most * DRAIN_STEP_MS) / 1_000;
-      for (; due >= 1 && open.length > 0; due--) this.finish(open.pop());
+    const perMs = Math.max(options.closesPerSecond / 1_000, open.length / options.withinMs);
+    const started = performance.now();
+    for (let closed = 0; open.length > 0; ) {
+      for (; open.length > 0 && closed <= (performance.now() - started) * perMs; closed++)
+        this.finish(open.pop());
       if (open.length > 0) await new Promise((resolve) => setTimeout(resolve, DRAIN_STEP_MS));
     }
   }

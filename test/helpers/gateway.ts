@@ -8,6 +8,7 @@ import { type Config, configSchema } from '../../src/config/schema.ts';
 import { type Clock, systemClock } from '../../src/core/clock.ts';
 import type { LogRecord } from '../../src/core/nouns.ts';
 import { openGateway } from '../../src/gateway/open.ts';
+import type { Readings } from '../../src/gateway/overload/signals.ts';
 import type { Gateway } from '../../src/gateway/server.ts';
 import { EmbeddedAppender } from '../../src/log/embedded/appender.ts';
 import { EmbeddedConsumer } from '../../src/log/embedded/consumer.ts';
@@ -58,7 +59,14 @@ export interface Device {
 /** A gateway on the embedded log in a directory of its own; everything ends with the test. */
 export async function createGateway(
   t: TestContext,
-  options: { config?: object; clock?: Clock; fastPath?: boolean } = {},
+  options: {
+    config?: object;
+    clock?: Clock;
+    fastPath?: boolean;
+    /** Signals of overload in place of what is measured. */
+    readings?: Partial<Readings>;
+    monotonic?: Clock;
+  } = {},
 ): Promise<GatewayFixture> {
   const dir = mkdtempSync(join(tmpdir(), 'spillway-'));
   const given = (options.config ?? {}) as { gateway?: object };
@@ -93,6 +101,8 @@ export async function createGateway(
     counters,
     clock,
     logger,
+    ...(options.readings && { readings: options.readings }),
+    ...(options.monotonic && { monotonic: options.monotonic }),
   });
   const url = `mqtt://127.0.0.1:${gateway.port}`;
   const clients: MqttClient[] = [];

@@ -57,7 +57,7 @@ export class Addresses {
       this.buckets.delete(oldest);
     }
     let admitted = true;
-    for (const bucket of buckets) admitted = bucket.left(now, false) >= 1 && admitted;
+    for (const bucket of buckets) admitted = bucket.left(now) >= 1 && admitted;
     // What is refused costs next to nothing and is not charged, or a storm would never end for its address.
     if (admitted) for (const bucket of buckets) bucket.take(1);
     return admitted;

@@ -12,21 +12,23 @@ import { AdmissionWindow, type WindowLimits } from './window.ts';
  * whose size follows what the machine can do (`window.ts`). While there is room everybody goes on at once.
  * When the window is full connections wait for their turn, and each settled message makes room for others:
  *
- *   - a tenant that has less under way than its part of the window never waits for the others
+ *   - a tenant that has less under way than its part of the window never waits for the others; since all
+ *     wait for the same commits, parts of the window are parts of the throughput
  *   - the others take turns (deficit round robin by weight), within a tenant device by device
  *   - a tenant or device whose rates are used up has no turn until they have filled again
  *
  * A connection that waits keeps what it has read, at most one chunk, and its socket is not read: the peer's
  * window closes, and its acknowledgements come later. Nothing is dropped here.
  *
- * A message costs its payload and OVERHEAD bytes. Rates are charged after the fact (`buckets.ts`).
+ * A message costs its payload and OVERHEAD bytes. Rates are charged after the fact (`buckets.ts`), so a
+ * message may be larger than what is left of a rate of bytes; what follows it pays.
  */
 export const OVERHEAD = 128;
 /** What a connection may take before others have their turn. */
 const QUANTUM_BYTES = 64 * 1_024;
 const QUANTUM_MESSAGES = 256;
 /** But no more than this part of the window. */
-const QUANTUM_PART = 1 / 16;
+const QUANTUM_PART = 1 / 32;
 const QUANTUM_COST = QUANTUM_BYTES + QUANTUM_MESSAGES * OVERHEAD;
 /** For so long turns are given before the sockets are looked at again. */
 const SLICE_MS = 4;
@@ -133,8 +135,6 @@ type Sleeper = TenantUsage | DeviceUsage;
 
 export class Admission {
   readonly window: AdmissionWindow;
-  /** Withdraws bursts: who has used up the sustained rate waits at once. */
-  smooth = false;
   private readonly options: AdmissionOptions;
   private readonly now: () => number;
   /** A rate that everybody has to share while the window is not what is scarce. */
@@ -142,6 +142,8 @@ export class Admission {
   private readonly alarms: Alarms<Sleeper>;
   /** Tenants with somebody whose turn may come, in the order of their turns. */
   private readonly ready = new Set<TenantUsage>();
+  /** Tenants of which something was settled and somebody waits, since the last turns were given. */
+  private readonly eased = new Set<TenantUsage>();
   /** Tenants with cost since the last look. */
   private recent = new Set<TenantUsage>();
   private over: TenantUsage[] = [];
@@ -185,7 +187,7 @@ export class Admission {
     const { tenant } = device;
     if (device.parked || tenant.parked || tenant.ready.size > 0) return this.wait(turn);
     const room = this.ready.size === 0 && this.hasRoom();
-    if (!room && tenant.inflight >= this.shareOf(tenant)) return this.wait(turn);
+    if (!room && !this.isBelow(tenant)) return this.wait(turn);
     return this.grant(turn, this.now(), 1) || this.wait(turn);
   }
 
@@ -219,7 +221,10 @@ export class Admission {
     if (tenant.inflightMessages === 0) this.activeWeight -= tenant.quota.weight;
     this.inflight -= cost;
     this.window.settled(turn, cost);
-    if (this.ready.size > 0 && this.inflight < this.window.size) this.schedule();
+    if (this.ready.size === 0) return;
+    if (tenant.ready.size > 0) this.eased.add(tenant);
+    else if (this.inflight >= this.window.size) return;
+    this.schedule();
   }
 
   leave(turn: Turn): void {
@@ -264,6 +269,19 @@ export class Admission {
     return this.inflight < this.window.size && this.pace.allows();
   }
 
+  /** Nobody else's flood keeps it waiting. The pace does, when it takes more than its share of it. */
+  private isBelow(tenant: TenantUsage): boolean {
+    if (tenant.overShare && !this.pace.allows()) return false;
+    return tenant.inflight < this.shareOf(tenant);
+  }
+
+  /** Room for a whole turn within its share; less would be many small turns. */
+  private hasShareLeft(tenant: TenantUsage): boolean {
+    const turn = Math.min(QUANTUM_COST, 2 * this.window.size * QUANTUM_PART);
+    const share = this.shareOf(tenant);
+    return this.pace.allows() && tenant.inflight + Math.min(turn, share / 2) < share;
+  }
+
   private shareOf(tenant: TenantUsage): number {
     const { weight } = tenant.quota;
     const others = tenant.inflightMessages === 0 ? this.activeWeight : this.activeWeight - weight;
@@ -283,13 +301,13 @@ export class Admission {
   private grant(turn: Turn, now: number, sharers: number): boolean {
     const { device } = turn;
     const { tenant } = device;
-    const own = device.rates.left(now, this.smooth);
-    if (own.messages <= 0 || own.bytes <= 0) {
+    const own = device.rates.left(now);
+    if (own.messages < 1 || own.bytes <= 0) {
       this.park(device, device.rates, device, 'DEVICE');
       return false;
     }
-    const shared = tenant.rates.left(now, this.smooth);
-    if (shared.messages <= 0 || shared.bytes <= 0) {
+    const shared = tenant.rates.left(now);
+    if (shared.messages < 1 || shared.bytes <= 0) {
       this.park(tenant, tenant.rates, device, 'TENANT');
       return false;
     }
@@ -360,13 +378,23 @@ export class Admission {
     this.pumping = true;
     const started = this.now();
     let now = started;
-    while (this.hasRoom()) {
-      const [tenant] = this.ready;
-      if (tenant === undefined) break;
+    for (;;) {
+      const [below] = this.eased;
+      const [first] = this.ready;
+      if (first === undefined || (below === undefined && !this.hasRoom())) break;
       if (now - started > SLICE_MS) {
         this.schedule();
         break;
       }
+      if (below !== undefined) {
+        // Whatever the others have under way, it gets its part of the window.
+        if (this.ready.has(below) && this.hasShareLeft(below)) {
+          this.serve(below, now);
+          now = this.now();
+        } else this.eased.delete(below);
+        continue;
+      }
+      const tenant = first;
       if (tenant.deficit <= 0) {
         // To the end of the queue, with what it gets for the next round.
         tenant.deficit += QUANTUM_COST * tenant.quota.weight;

@@ -1,8 +1,5 @@
 import type { RateLimit } from '../../core/units.ts';
 
-/** What a bucket holds at most while bursts are withdrawn: what flows in within so long. */
-const SMOOTH_MS = 100;
-
 /**
  * A token bucket: holds `amount`, and fills within `windowMs`. It is charged after the fact and may go into
  * debt, which has to be paid off before it allows anything again; so the sustained rate is exact, whatever
@@ -21,15 +18,12 @@ export class Bucket {
     this.at = now;
   }
 
-  /** What may be taken now; 0 or less: nothing. `smooth`: without the burst. */
-  left(now: number, smooth: boolean): number {
-    const max = smooth
-      ? Math.max(1, Math.min(this.limit.amount, this.perMs * SMOOTH_MS))
-      : this.limit.amount;
+  /** What may be taken now; 0 or less: nothing. */
+  left(now: number): number {
     if (now > this.at) {
-      this.tokens = Math.min(max, this.tokens + (now - this.at) * this.perMs);
+      this.tokens = Math.min(this.limit.amount, this.tokens + (now - this.at) * this.perMs);
       this.at = now;
-    } else if (this.tokens > max) this.tokens = max;
+    }
     return this.tokens;
   }
 

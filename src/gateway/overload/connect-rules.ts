@@ -147,7 +147,7 @@ export class ConnectRules {
     code: LimitCode,
   ): Refused | undefined {
     for (const bucket of buckets) {
-      if (bucket.left(this.now(), false) >= 1) continue;
+      if (bucket.left(this.now()) >= 1) continue;
       const { amount, windowMs } = bucket.limit;
       const expected = `at most ${amount} connects in ${formatDuration(windowMs)}`;
       return { code, expected, retryAfterMs: bucket.waitMs(1), device };

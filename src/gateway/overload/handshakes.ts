@@ -4,9 +4,13 @@
  * it. The others wait in the order in which they came, each until its own deadline.
  */
 const SLICE_MS = 4;
+/** Part of them while the gateway is overloaded: those that are connected come first. */
+const LOADED_PART = 1 / 2;
 
 export class Handshakes<Gate extends object> {
   private readonly activeMax: number;
+  /** Fewer at a time. */
+  loaded = false;
   private readonly waitingMax: number;
   private readonly now: () => number;
   private readonly active = new Set<Gate>();
@@ -46,8 +50,13 @@ export class Handshakes<Gate extends object> {
     this.queue.clear();
   }
 
+  private get room(): boolean {
+    const most = this.loaded ? Math.ceil(this.activeMax * LOADED_PART) : this.activeMax;
+    return this.active.size < most;
+  }
+
   private schedule(): void {
-    if (this.active.size >= this.activeMax) return;
+    if (!this.room) return;
     this.scheduled ??= setImmediate(() => {
       this.scheduled = undefined;
       this.pump();
@@ -57,7 +66,7 @@ export class Handshakes<Gate extends object> {
   private pump(): void {
     const started = this.now();
     for (const [gate, start] of this.queue) {
-      if (this.active.size >= this.activeMax) return;
+      if (!this.room) return;
       if (this.now() - started > SLICE_MS) {
         this.schedule();
         return;

@@ -4,7 +4,7 @@ import type { Clock } from '../../core/clock.ts';
  * How loaded the gateway is, and what it does about it.
  *
  *   normal   everything is taken
- *   brake    sockets are read more slowly, bursts beyond quotas are not granted; nothing is lost
+ *   brake    sockets are read more slowly, in fair turns; nothing is lost
  *   shed     QoS 0 is dropped and counted, tenants over their share first; QoS 1 and 2 are still only slowed
  *   refuse   new connections are refused; those that are open stay
  *

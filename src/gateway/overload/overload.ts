@@ -6,7 +6,7 @@ import { formatDuration } from '../../core/units.ts';
 import type { LogAppender } from '../../log/contract.ts';
 import { countIn, type GatewayCounters } from '../../ops/counters.ts';
 import { Admission } from './admission.ts';
-import { type Level, LevelMachine, type Transition } from './levels.ts';
+import { type Level, LevelMachine, type Signal, type Transition } from './levels.ts';
 import { LoopDelay } from './loop-delay.ts';
 import { memoryShare } from './memory.ts';
 import { PaceKeeper } from './pace-keeper.ts';
@@ -165,6 +165,7 @@ export class Overload {
     };
     if (machine.level === 'normal') this.scale.learn(readings);
     const signals = this.scale.signals(readings);
+    admission.window.squeezed = isAtBrake(signals.loopDelay) || isAtBrake(signals.commit);
     const change = machine.step(signals);
     if (change !== undefined) this.changed(change);
     if (slow) this.paceKeeper.look(signals, admission.takenCost);
@@ -175,7 +176,6 @@ export class Overload {
     const { counters, logger, wallClock } = this.options;
     const { from, to, cause, value } = change;
     const { overload } = counters;
-    this.admission.smooth = to !== 'normal';
     overload.level = to;
     overload.since = wallClock.now();
     overload.cause = to === 'normal' ? '' : cause;
@@ -243,11 +243,15 @@ export class Overload {
   }
 }
 
+function isAtBrake({ value, thresholds }: Signal): boolean {
+  return value >= (thresholds.brake ?? Number.POSITIVE_INFINITY);
+}
+
 /** From the first guess on it is measured; without protection there is no window. */
 function windowLimits(config: Config['overload'], pendingBytesMax: number): WindowLimits {
   const { delayTarget: delayMs, protection } = config;
   // From half of it on the log asks to wait, and that stops everybody.
   const max = protection ? pendingBytesMax / 4 : Number.POSITIVE_INFINITY;
   const first = protection ? Math.min(2 ** 20, max) : max;
-  return { delayMs, first, min: first / 2, max };
+  return { delayMs, first, min: first / 16, max };
 }

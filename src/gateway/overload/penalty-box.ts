@@ -52,7 +52,7 @@ export class PenaltyBox {
     }
     let exceeded = false;
     for (const bucket of entry.buckets) {
-      exceeded ||= bucket.left(now, false) < 1;
+      exceeded ||= bucket.left(now) < 1;
       bucket.take(1);
     }
     if (!exceeded) return false;

@@ -32,12 +32,11 @@ export class Rates {
     this.limited = this.messages.length > 0 || this.bytes.length > 0;
   }
 
-  /** `smooth`: without bursts. */
-  left(now: number, smooth: boolean): Left {
+  left(now: number): Left {
     if (!this.limited) return NO_LIMIT;
     return {
-      messages: least(this.messages, now, smooth),
-      bytes: least(this.bytes, now, smooth),
+      messages: least(this.messages, now),
+      bytes: least(this.bytes, now),
     };
   }
 
@@ -65,8 +64,8 @@ export class Rates {
   }
 }
 
-function least(buckets: readonly Bucket[], now: number, smooth: boolean): number {
+function least(buckets: readonly Bucket[], now: number): number {
   let left = Number.MAX_SAFE_INTEGER;
-  for (const bucket of buckets) left = Math.min(left, bucket.left(now, smooth));
+  for (const bucket of buckets) left = Math.min(left, bucket.left(now));
   return left;
 }

@@ -3,9 +3,9 @@
  *
  *   size = (most that was settled per ms, lately) × (delay that is allowed)
  *
- * The rate counts only where the window was full, since otherwise it says what came, not what could be
- * done. The delay is the target, or twice the shortest one that was measured lately where a commit takes
- * longer than that: a pipeline needs one filling under way and one that forms. So a slow disk makes the
+ * The rate counts only where the window was full, or where the delay was longer than it may be; otherwise
+ * it says what came, not what could be done. The delay is the target, or twice the shortest one that was
+ * measured lately where a commit takes longer than that: a pipeline needs one filling under way and one that forms. So a slow disk makes the
  * window larger, not the throughput smaller, and nobody has to know the machine's capacity beforehand.
  *
  * A window that is always full measures nothing but its own delay, and would grow by it; so it is made a
@@ -36,6 +36,10 @@ interface Probe {
   left: number;
 }
 
+/** Weight of the newest look in the rate, and how many must have been busy before it counts. */
+const RATE_WEIGHT = 0.4;
+const RATE_LOOKS = 3;
+
 interface HasInflight {
   inflightMessages: number;
 }
@@ -47,8 +51,12 @@ export class AdmissionWindow {
   private probe: Probe | undefined;
   private readonly rates: Extremum;
   private readonly delays: Extremum;
+  /** Halves the delay that is aimed at: the event loop or the log is slower than it should be. */
+  squeezed = false;
   private lastLook: number;
   private settledCost = 0;
+  private rate = 0;
+  private busyLooks = 0;
   private wasFull = false;
   private waits = 0;
   private waitSum = 0;
@@ -109,8 +117,12 @@ export class AdmissionWindow {
     const spanMs = now - this.lastLook;
     if (spanMs <= 0) return;
     const small = this.smallUntil > this.lastLook;
-    // At both ends, so that the rate is one of a full window.
-    if (full && this.wasFull && !small) this.rates.add(this.settledCost / spanMs, now);
+    // Full at both ends, so that the rate is one of a full window.
+    const late = this.settledCost > 0 && this.delayNow(now) > this.allowedMs;
+    const busy = (full && this.wasFull) || late;
+    this.rate += (this.settledCost / spanMs - this.rate) * RATE_WEIGHT;
+    this.busyLooks = busy && !small ? this.busyLooks + 1 : 0;
+    if (this.busyLooks >= RATE_LOOKS) this.rates.add(this.rate, now);
     if (this.waits > 0) this.lastWait = this.waitSum / this.waits;
     else if (full) this.lastWait += spanMs;
     else this.lastWait = 0;
@@ -126,11 +138,17 @@ export class AdmissionWindow {
     this.lastLook = now;
   }
 
+  /** The last delay, or that of the message under way where it is longer already. */
+  private delayNow(now: number): number {
+    return Math.max(this.lastDelay, this.probe === undefined ? 0 : now - this.probe.at);
+  }
+
   private resize(): void {
     const rate = this.rates.value;
     if (rate === undefined) return;
     const { delayMs, min, max } = this.limits;
-    this.allowedMs = Math.max(delayMs, 2 * (this.delays.value ?? 0));
+    const aim = this.squeezed ? delayMs / 2 : delayMs;
+    this.allowedMs = Math.max(aim, 2 * (this.delays.value ?? 0));
     this.current = Math.min(max, Math.max(min, rate * this.allowedMs));
   }
 }

@@ -232,18 +232,6 @@ test('a rate of bytes holds too', (t) => {
   assert.deepEqual([...new Set(world.limited)], ['a/d1 DEVICE_BYTES']);
 });
 
-test('braking withdraws bursts: who is over the sustained rate waits first', (t) => {
-  const quotas = { default: { tenant: { messages: ['60000/1m'] } } };
-  const world = createWorld(t, { perMs: 20, quotas });
-  const bursting = world.device('bursting', 'd1');
-  world.run(1_000, () => flood([bursting], 100));
-  assert.ok(bursting.taken > 15_000);
-  world.admission.smooth = true;
-  const before = bursting.taken;
-  world.run(5_000, () => flood([bursting], 100));
-  assert.ok(Math.abs(bursting.taken - before - 5_000) < 150, `${bursting.taken - before} taken`);
-});
-
 test('a device over its rate does not hold up others of its tenant', (t) => {
   const quotas = { default: { device: { messages: ['10/1s'] } } };
   const world = createWorld(t, { perMs: 20, quotas });

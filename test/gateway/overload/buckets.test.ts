@@ -27,25 +27,15 @@ test('rates are read with their window', () => {
 
 test('a bucket gives its amount at once, then what flows in', () => {
   const bucket = new Bucket({ amount: 10, windowMs: 1_000 }, 0);
-  assert.equal(bucket.left(0, false), 10);
+  assert.equal(bucket.left(0), 10);
   bucket.take(12);
-  assert.equal(bucket.left(0, false), -2);
+  assert.equal(bucket.left(0), -2);
   assert.equal(bucket.waitMs(1), 300);
-  assert.equal(bucket.left(200, false), 0);
-  assert.equal(bucket.left(300, false), 1);
+  assert.equal(bucket.left(200), 0);
+  assert.equal(bucket.left(300), 1);
   assert.equal(bucket.isFull(1_199), false);
   assert.equal(bucket.isFull(1_200), true);
-  assert.equal(bucket.left(9_000, false), 10);
-});
-
-test('without bursts a bucket holds what flows in within 100 ms', () => {
-  const bucket = new Bucket({ amount: 100, windowMs: 1_000 }, 0);
-  assert.equal(bucket.left(0, true), 10);
-  bucket.take(10);
-  assert.equal(bucket.left(50, true), 5);
-  assert.equal(bucket.left(1_000, true), 10);
-  const slow = new Bucket({ amount: 10, windowMs: 60_000 }, 0);
-  assert.equal(slow.left(0, true), 1);
+  assert.equal(bucket.left(9_000), 10);
 });
 
 test('whoever takes whenever something is left keeps within amount and rate', () => {
@@ -61,7 +51,7 @@ test('whoever takes whenever something is left keeps within amount and rate', ()
         let last = 0;
         for (const [after, size] of asks) {
           now += after;
-          if (bucket.left(now, false) <= 0) continue;
+          if (bucket.left(now) <= 0) continue;
           bucket.take(size);
           taken += size;
           last = size;
@@ -80,15 +70,15 @@ test('of several windows the tightest one counts, and is named', () => {
     { messages: [burst, sustained], bytes: [{ amount: 1e6, windowMs: 1_000 }] },
     0,
   );
-  assert.equal(rates.left(0, false).messages, 10);
+  assert.equal(rates.left(0).messages, 10);
   rates.take(10, 100);
-  assert.equal(rates.left(0, false).messages, 0);
+  assert.equal(rates.left(0).messages, 0);
   assert.deepEqual(rates.exceeded(), { what: 'messages', limit: burst, waitMs: 100 });
-  assert.equal(Math.floor(rates.left(1_000, false).messages), 10);
+  assert.equal(Math.floor(rates.left(1_000).messages), 10);
   rates.take(10, 100);
-  assert.ok(rates.left(2_000, false).messages < 1);
+  assert.ok(rates.left(2_000).messages < 1);
   assert.deepEqual(rates.exceeded()?.limit, sustained);
-  assert.deepEqual(rates.left(2_000, false).bytes, 1e6);
+  assert.deepEqual(rates.left(2_000).bytes, 1e6);
 });
 
 test('a baseline follows the machine slowly, and nothing beyond its bound', () => {
