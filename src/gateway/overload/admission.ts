@@ -30,6 +30,10 @@ const QUANTUM_MESSAGES = 256;
 /** But no more than this part of the window. */
 const QUANTUM_PART = 1 / 32;
 const QUANTUM_COST = QUANTUM_BYTES + QUANTUM_MESSAGES * OVERHEAD;
+/** What a tenant has left or owes is kept while it has nobody in the queue: its sockets have to be read first. */
+const KEEP_DEFICIT_MS = 50;
+/** Rounds that a tenant may owe for what it took while no other was in the queue. */
+const DEBT_ROUNDS = 8;
 /** For so long turns are given before the sockets are looked at again. */
 const SLICE_MS = 4;
 /** Who waited for longer than this is told why. */
@@ -203,7 +207,8 @@ export class Admission {
     if (tenant.inflightMessages === 0) this.activeWeight += tenant.quota.weight;
     tenant.inflight += cost;
     tenant.inflightMessages += messages;
-    tenant.deficit -= cost;
+    const owed = DEBT_ROUNDS * this.turnCost * tenant.quota.weight;
+    tenant.deficit = Math.max(tenant.deficit - cost, -owed);
     if (tenant.recentCost === 0) this.recent.add(tenant);
     tenant.recentCost += cost;
     turn.inflight += cost;
@@ -277,9 +282,13 @@ export class Admission {
 
   /** Room for a whole turn within its share; less would be many small turns. */
   private hasShareLeft(tenant: TenantUsage): boolean {
-    const turn = Math.min(QUANTUM_COST, 2 * this.window.size * QUANTUM_PART);
     const share = this.shareOf(tenant);
-    return this.pace.allows() && tenant.inflight + Math.min(turn, share / 2) < share;
+    return this.pace.allows() && tenant.inflight + Math.min(this.turnCost, share / 2) < share;
+  }
+
+  /** Most that one turn takes. */
+  private get turnCost(): number {
+    return Math.min(QUANTUM_COST, 2 * this.window.size * QUANTUM_PART);
   }
 
   private shareOf(tenant: TenantUsage): number {
@@ -353,7 +362,10 @@ export class Admission {
     const { tenant } = device;
     tenant.ready.add(device);
     if (tenant.parked) return;
-    this.ready.add(tenant);
+    if (!this.ready.has(tenant)) {
+      if (this.now() - tenant.idleSince > KEEP_DEFICIT_MS) tenant.deficit = 0;
+      this.ready.add(tenant);
+    }
     if (this.inflight < this.window.size) this.schedule();
   }
 
@@ -362,7 +374,7 @@ export class Admission {
     tenant.ready.delete(device);
     if (tenant.ready.size > 0) return;
     this.ready.delete(tenant);
-    tenant.deficit = Math.min(0, tenant.deficit);
+    tenant.idleSince = this.now();
   }
 
   private schedule(): void {
@@ -395,9 +407,9 @@ export class Admission {
         continue;
       }
       const tenant = first;
-      if (tenant.deficit <= 0) {
+      if (tenant.deficit <= 0 && this.ready.size > 1) {
         // To the end of the queue, with what it gets for the next round.
-        tenant.deficit += QUANTUM_COST * tenant.quota.weight;
+        tenant.deficit += this.turnCost * tenant.quota.weight;
         this.ready.delete(tenant);
         this.ready.add(tenant);
         continue;

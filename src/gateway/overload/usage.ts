@@ -41,6 +41,8 @@ export class TenantUsage {
   deficit = 0;
   /** Devices with something that waits, and that their own rates let through, in the order of their turns. */
   readonly ready = new Set<DeviceUsage>();
+  /** When the last of them was gone. */
+  idleSince = 0;
   /** Its rates are used up; an alarm is set. */
   parked = false;
   /** Since when its rates have let it through. */

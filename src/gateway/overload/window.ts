@@ -5,12 +5,14 @@
  *
  * The rate counts only where the window was full, or where the delay was longer than it may be; otherwise
  * it says what came, not what could be done. The delay is the target, or twice the shortest one that was
- * measured lately where a commit takes longer than that: a pipeline needs one filling under way and one that forms. So a slow disk makes the
- * window larger, not the throughput smaller, and nobody has to know the machine's capacity beforehand.
+ * measured lately where a commit takes longer than that: a pipeline needs one filling under way and one
+ * that forms. So a slow disk makes the window larger, not the throughput smaller, and nobody has to know
+ * the machine's capacity beforehand.
  *
- * A window that is always full measures nothing but its own delay, and would grow by it; so it is made a
- * quarter for a moment every PROBE_EVERY_MS, which shows the delay of the log itself. (Bandwidth and delay
- * measured in turn, as TCP BBR does.)
+ * A window that is always full measures nothing but its own delay, and would grow by it, and so does one that
+ * was too large for what came; so it is made a quarter for a moment every PROBE_EVERY_MS, and soon again while
+ * that shortens the delay, which shows the delay of the log itself. (Bandwidth and delay measured in turn, as
+ * TCP BBR does.)
  */
 export interface WindowLimits {
   /** The delay that is aimed at, ms. */
@@ -24,6 +26,9 @@ export interface WindowLimits {
 /** Measurements older than this (at most twice) are forgotten. */
 const MEMORY_MS = 10_000;
 const PROBE_EVERY_MS = 10_000;
+/** After a probe with less than PROBE_GAIN of the delay before it. */
+const PROBE_AGAIN_MS = 500;
+const PROBE_GAIN = 0.7;
 /** How long it is small, besides the time that it takes to empty. */
 const PROBE_MS = 100;
 const PROBE_PART = 0.25;
@@ -65,6 +70,9 @@ export class AdmissionWindow {
   private allowedMs: number;
   private probedAt = Number.NEGATIVE_INFINITY;
   private smallUntil = Number.NEGATIVE_INFINITY;
+  /** The shortest delay when the last probe began; undefined once that is judged. */
+  private delayBefore: number | undefined;
+  private probeEveryMs = PROBE_EVERY_MS;
 
   constructor(limits: WindowLimits, now: () => number) {
     this.limits = limits;
@@ -127,15 +135,27 @@ export class AdmissionWindow {
     else if (full) this.lastWait += spanMs;
     else this.lastWait = 0;
     this.resize();
-    if (full && this.wasFull && now - this.probedAt > PROBE_EVERY_MS) {
-      this.probedAt = now;
-      this.smallUntil = now + this.allowedMs + PROBE_MS;
-    }
+    const bloated = this.delayNow(now) > this.limits.delayMs;
+    if ((full && this.wasFull) || bloated) this.probeDelay(now);
     this.wasFull = full;
     this.settledCost = 0;
     this.waits = 0;
     this.waitSum = 0;
     this.lastLook = now;
+  }
+
+  private probeDelay(now: number): void {
+    if (now < this.smallUntil) return;
+    const shortest = this.delays.value ?? Number.POSITIVE_INFINITY;
+    if (this.delayBefore !== undefined) {
+      const gained = shortest < this.delayBefore * PROBE_GAIN && shortest > this.limits.delayMs / 2;
+      this.probeEveryMs = gained ? PROBE_AGAIN_MS : PROBE_EVERY_MS;
+      this.delayBefore = undefined;
+    }
+    if (now - this.probedAt <= this.probeEveryMs) return;
+    this.probedAt = now;
+    this.delayBefore = shortest;
+    this.smallUntil = now + Math.max(this.allowedMs, this.delayNow(now)) + PROBE_MS;
   }
 
   /** The last delay, or that of the message under way where it is longer already. */

@@ -15,14 +15,14 @@ const WINDOW = { delayMs: 25, first: 400 * COST, min: 20 * COST, max: 100_000 * 
  */
 function createWorld(
   t: TestContext,
-  options: { perMs: number; delayMs?: number; quotas?: object },
+  options: { perMs: number; delayMs?: number; quotas?: object; firstMessages?: number },
 ) {
   t.mock.timers.enable({ apis: ['setInterval', 'setTimeout', 'setImmediate'] });
   let now = 0;
   const limited: string[] = [];
   const admission = new Admission({
     now: () => now,
-    window: WINDOW,
+    window: { ...WINDOW, first: (options.firstMessages ?? 400) * COST },
     onLimited: (device, code) => limited.push(`${device.key} ${code}`),
   });
   t.after(() => admission.stop());
@@ -173,6 +173,52 @@ test('tenants share by weight, whatever the number of their connections', (t) =>
   for (const [i, wanted] of [0.25, 0.25, 0.5].entries()) {
     assert.ok(Math.abs((shares[i] ?? 0) - wanted) < 0.02, `shares ${shares}`);
   }
+});
+
+test('a tenant gets its part though its sockets have to be read between its turns', (t) => {
+  const quotas = { tenants: { heavy: { weight: 3 } } };
+  const world = createWorld(t, { perMs: 20, quotas });
+  const light = Array.from({ length: 24 }, (_, i) => world.device('light', `d${i}`));
+  const heavy = Array.from({ length: 3 }, (_, i) => world.device('heavy', `d${i}`));
+  const emptyAt = new Map<Device, number>();
+  const each = (ms: number) => {
+    flood(light);
+    for (const device of heavy) {
+      if (device.queue.length > 0) emptyAt.delete(device);
+      else if (!emptyAt.has(device)) emptyAt.set(device, ms);
+      else if (ms - (emptyAt.get(device) ?? ms) >= 4) device.send(60);
+    }
+  };
+  world.run(2_000, each);
+  const before = [light, heavy].map(total);
+  world.run(4_000, each);
+  const [lightTaken = 0, heavyTaken = 0] = [light, heavy].map(
+    (of, i) => total(of) - (before[i] ?? 0),
+  );
+  const ratio = heavyTaken / lightTaken;
+  assert.ok(ratio > 2.6 && ratio < 3.4, `heavy ${heavyTaken}, light ${lightTaken}`);
+});
+
+test('a window that begins far too large finds its size, though nobody waits for it', (t) => {
+  const world = createWorld(t, { perMs: 10, firstMessages: 100_000 });
+  const devices = Array.from({ length: 50 }, (_, i) => world.device('a', `d${i}`));
+  const quiet = world.device('quiet', 'd1');
+  // 100 of each are under way or wait at any time: 500 ms for who comes behind them.
+  const each = (ms: number) => {
+    for (const device of devices) {
+      const missing = 100 + device.settled - device.taken - device.queue.length;
+      if (missing > 0) device.send(missing);
+    }
+    if (ms % 10 === 0) quiet.send(1);
+  };
+  // Nothing is settled at first, so that no short delay was ever measured.
+  world.perMs = 0;
+  world.run(600, each);
+  world.perMs = 10;
+  world.run(20_000, each);
+  quiet.latencies.length = 0;
+  world.run(5_000, each);
+  assert.ok(quantile(quiet.latencies, 0.9) < 100, `${quantile(quiet.latencies, 0.9)} ms`);
 });
 
 test('devices of a tenant share alike', (t) => {

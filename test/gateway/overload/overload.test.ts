@@ -186,28 +186,31 @@ test('over a slow log two tenants share by weight, and a third that asks for lit
   const pumps = { light: light.map((c) => pump(c, 200)), heavy: heavy.map((c) => pump(c, 200)) };
   const total = (of: { acknowledged(): number }[]) =>
     of.reduce((sum, { acknowledged }) => sum + acknowledged(), 0);
-  await sleep(1_500);
-  const before = [total(pumps.light), total(pumps.heavy)];
-  const waits: number[] = [];
-  const until = performance.now() + 4_000;
-  while (performance.now() < until) {
-    const asked = performance.now();
-    await small.publish('me/telemetry', READING, 1);
-    waits.push(performance.now() - asked);
-    await sleep(20);
-  }
-  const [lightTaken = 0, heavyTaken = 0] = [total(pumps.light), total(pumps.heavy)].map(
-    (now, i) => now - (before[i] ?? 0),
-  );
+  const round = async () => {
+    const before = [total(pumps.light), total(pumps.heavy)];
+    const waits: number[] = [];
+    const ends = performance.now() + 2_000;
+    while (performance.now() < ends) {
+      const asked = performance.now();
+      await small.publish('me/telemetry', READING, 1);
+      waits.push(performance.now() - asked);
+      await sleep(20);
+    }
+    const lightTaken = total(pumps.light) - (before[0] ?? 0);
+    const heavyTaken = total(pumps.heavy) - (before[1] ?? 0);
+    waits.sort((a, b) => a - b);
+    const median = waits[Math.floor(waits.length / 2)] ?? 0;
+    return { ratio: heavyTaken / lightTaken, taken: lightTaken + heavyTaken, median };
+  };
+  // The window finds its size within seconds, later where the machine is busy with other things.
+  let last = await round();
+  const isFair = ({ ratio, taken, median }: typeof last) =>
+    // 7,200 messages are always under way or waiting: 720 ms for who takes a place behind them.
+    ratio > 2.2 && ratio < 4 && taken > 7_500 && median < 250;
+  for (let rounds = 1; rounds < 15 && !isFair(last); rounds++) last = await round();
   for (const client of [...light, ...heavy]) client.close();
-  const ratio = heavyTaken / lightTaken;
-  assert.ok(ratio > 2 && ratio < 4, `heavy ${heavyTaken}, light ${lightTaken}`);
-  // 10 a ms, less where the machine is busy with other things.
-  assert.ok(heavyTaken + lightTaken > 15_000, `${heavyTaken + lightTaken} taken`);
-  waits.sort((a, b) => a - b);
-  // 7,200 messages are always under way or waiting: 720 ms for who takes a place behind them.
-  const median = waits[Math.floor(waits.length / 2)] ?? 0;
-  assert.ok(median < 360, `the small one waited for ${median} ms`);
+  t.diagnostic(JSON.stringify(last));
+  assert.ok(isFair(last), JSON.stringify(last));
 });
 
 describe('stopping', { concurrency: true }, () => {
