@@ -38,6 +38,16 @@ function precedes(a: Value, b: Value): boolean {
   return typeof a === typeof b ? a < b : typeof a < typeof b;
 }
 
+/** What a value counts as; undefined for texts. */
+function numberOf(value: Value): number | undefined {
+  if (typeof value === 'string') return undefined;
+  return Number(value);
+}
+
+/** So many values may be replaced before an aggregate is made anew, and this part of those that it has. */
+const REPLACED_MIN = 16;
+const REPLACED_PART = 1 / 8;
+
 /** A growing aggregate. */
 export class Accumulator {
   count = 0;
@@ -55,6 +65,8 @@ export class Accumulator {
   private mean = 0;
   private m2 = 0;
   private sketch: Sketch | undefined;
+  /** Values that {@link replace} took back. */
+  private removed = 0;
 
   /** `ts` in ms since the epoch; numbers are finite. */
   add(ts: number, value: Value): void {
@@ -96,6 +108,39 @@ export class Accumulator {
     this.mean += delta / this.numbers;
     this.m2 += delta * (value - this.mean);
     this.sketch.add(value);
+  }
+
+  /**
+   * Puts `value` in the place of `old`, which was added with the same time and is the only one of that
+   * time. False, without effect, where that cannot be done exactly enough: for extremes, and when much was
+   * replaced already. The aggregate has to be made anew then, with what is there now.
+   */
+  replace(ts: number, old: Value, value: Value): boolean {
+    const number = numberOf(old);
+    if (number !== undefined && !this.removeNumber(number)) return false;
+    const added = numberOf(value);
+    if (added !== undefined) this.addNumber(added);
+    if (ts === this.firstTs) this.first = value;
+    if (ts === this.lastTs) this.last = value;
+    return true;
+  }
+
+  private removeNumber(value: number): boolean {
+    const { sketch, numbers } = this;
+    const isWithin = value > this.min && value < this.max;
+    if (sketch === undefined || numbers < 3 || !isWithin) return false;
+    if (this.removed >= REPLACED_MIN + numbers * REPLACED_PART) return false;
+    const delta = value - this.mean;
+    const mean = this.mean - delta / (numbers - 1);
+    const part = delta * (value - mean);
+    // What is left of a difference of nearly equal numbers is rounding.
+    if (!(part <= this.m2 / 2) || !sketch.remove(value)) return false;
+    this.removed += 1;
+    this.numbers -= 1;
+    this.addSum(-value);
+    this.mean = mean;
+    this.m2 -= part;
+    return true;
   }
 
   private addSum(value: number): void {

@@ -39,7 +39,7 @@ export interface DeviceTableOptions {
 /** The devices in memory; all of them may be let go whenever they have nothing dirty. */
 export class DeviceTable {
   /** Readings and windows of all devices. */
-  readonly memory: MemoryCount = { readings: 0, windows: 0 };
+  readonly memory: MemoryCount = { readings: 0, windows: 0, values: 0 };
   size = 0;
   private readonly tenants = new Map<string, Map<string, DeviceEntry>>();
   private touched: DeviceEntry[] = [];
@@ -134,20 +134,26 @@ export class DeviceTable {
     entry.windows.evict(until - latenessMs, now - Math.min(latenessMs, LINGER_MS));
   }
 
+  /** What memory holds, in readings: a kept value takes half as much as a reading's place in the index. */
+  private held(): number {
+    return this.memory.readings + this.memory.values / 2;
+  }
+
   isOver(devicesMax: number, readingsMax: number): boolean {
-    return this.size > devicesMax || this.memory.readings > readingsMax;
+    return this.size > devicesMax || this.held() > readingsMax;
   }
 
   /**
-   * Over a bound: first, windows that ended leave memory before their lateness has passed, then the
+   * Over a bound: first, kept values and windows that ended leave memory before their lateness has passed, then the
    * devices that were longest without a reading, until nine tenths of both bounds are kept. One device
    * alone may exceed `readingsMax` with its open window. Nothing may be dirty. `now`: gateway time, ms.
    */
   shrink(devicesMax: number, readingsMax: number, now: number): void {
     if (!this.isOver(devicesMax, readingsMax)) return;
     const entries = [...this.tenants.values()].flatMap((devices) => [...devices.values()]);
+    if (this.held() > readingsMax) for (const { windows } of entries) windows.forgetValues();
     for (const part of [0.5, 0.25, 0]) {
-      if (this.memory.readings <= readingsMax * 0.9) break;
+      if (this.held() <= readingsMax * 0.9) break;
       const latenessMs = this.options.latenessMs * part;
       for (const { windows } of entries) windows.evict(windows.watermark - latenessMs, now);
     }
@@ -165,6 +171,7 @@ export class DeviceTable {
     if (devices.size === 0) this.tenants.delete(tenant);
     this.size -= 1;
     this.memory.readings -= entry.windows.readings;
+    this.memory.values -= entry.windows.values;
     this.memory.windows -= entry.windows.windows.size;
   }
 }

@@ -1,8 +1,10 @@
-import type { ReadingRecord, Values } from '../core/nouns.ts';
+import type { ReadingRecord, Value, Values } from '../core/nouns.ts';
 import type { DuplicateKind } from '../core/refusals.ts';
+import type { StoredReading } from '../store/contract.ts';
 import { Accumulator } from './aggregate.ts';
+import { KeptValues } from './kept-values.ts';
 import { ReadingIndex } from './reading-index.ts';
-import { hashMetric, hashText, hashValues } from './value-hash.ts';
+import { hashMetric, hashText, hashValues, rehash } from './value-hash.ts';
 import { Day, Hour, Window, WindowMetric } from './window-state.ts';
 import { DAY_MS, HOUR_MS, windowStart } from './windows.ts';
 
@@ -24,6 +26,9 @@ import { DAY_MS, HOUR_MS, windowStart } from './windows.ts';
  * An hour's row is `closed` (all of its base windows that are not in memory) and its windows in
  * memory; a day's row is its `closed` hours and its hours in memory. Where `closed` is undefined it is
  * not known and is rebuilt from the rows in the store at the next flush.
+ *
+ * Values are not kept, only what they add up to. A reading that repeats a time with other values needs
+ * them: they are loaded once, and windows that such a device opens soon after keep theirs from the start.
  */
 
 /** A metric of a device; windows keep their aggregates by `index`. */
@@ -37,12 +42,23 @@ export interface Slot {
 export type Applied = 'stored' | DuplicateKind | 'load';
 
 /** What a reading needs from the store before it can be applied. */
-export type Need = 'head' | 'window' | 'raw';
+export type Need = 'head' | 'window' | 'values';
+
+/** A raw reading of the store, or one on its way there. */
+export type RawReading = Pick<
+  StoredReading,
+  'ts' | 'received' | 'values' | 'partition' | 'mergedFrom'
+>;
+
+/** So many windows after the last repeated time keep their values. */
+const KEEP_WINDOWS = 2;
 
 /** What all devices hold together. */
 export interface MemoryCount {
   readings: number;
   windows: number;
+  /** Values that are kept beside the aggregates. */
+  values: number;
 }
 
 export class DeviceWindows {
@@ -67,6 +83,10 @@ export class DeviceWindows {
   toleranceMs = 0;
   /** Readings in the indexes of all windows. */
   readings = 0;
+  /** Values that all windows keep. */
+  values = 0;
+  /** Windows up to this start keep their values. */
+  private keepUntil = Number.NEGATIVE_INFINITY;
   private readonly memory: MemoryCount;
 
   constructor(tenant: string, device: string, baseMs: number, memory: MemoryCount) {
@@ -77,7 +97,7 @@ export class DeviceWindows {
   }
 
   /** Takes a reading into its window, unless it is a repeated one or something must be loaded first. */
-  apply(reading: ReadingRecord): Applied {
+  apply(reading: ReadingRecord, partition: number): Applied {
     const { ts, values } = reading;
     const start = windowStart(ts, this.baseMs);
     let window = this.current;
@@ -85,27 +105,53 @@ export class DeviceWindows {
       window = this.windows.get(start);
       if (window === undefined) {
         if (!this.isComplete(start)) return 'load';
-        window = this.open(start, true);
+        window = this.open(start, true, partition);
       }
       this.current = window;
     }
     const place = window.index.search(ts);
     if (place >= 0) {
-      const applied = this.repeat(window, place, ts, values);
+      const applied = this.repeat(window, place, ts, values, partition);
       if (applied !== 'load') this.observe(ts, reading.received);
       return applied;
     }
-    window.index.insert(~place, ts, this.addValues(window, ts, values));
-    this.countReadings(1);
-    window.raw?.set(ts, values);
+    this.insert(window, ~place, ts, values, partition);
     window.dirty = true;
     this.observe(ts, reading.received);
     return 'stored';
   }
 
+  private insert(
+    window: Window,
+    place: number,
+    ts: number,
+    values: Values,
+    partition: number,
+    mergedFrom?: StoredReading['mergedFrom'],
+  ): void {
+    window.index.insert(place, ts, this.addValues(window, ts, values));
+    this.countReadings(1);
+    const { kept } = window;
+    if (kept === undefined) return;
+    const cells = kept.cells;
+    kept.insert(place);
+    for (const name in values) {
+      const value = values[name];
+      if (value === undefined) continue;
+      const from = mergedFrom?.[name]?.partition ?? partition;
+      kept.set(place, ts, this.slot(name).index, value, from);
+    }
+    this.countValues(kept.cells - cells);
+  }
+
   private countReadings(count: number): void {
     this.readings += count;
     this.memory.readings += count;
+  }
+
+  private countValues(count: number): void {
+    this.values += count;
+    this.memory.values += count;
   }
 
   private observe(ts: number, received: number): void {
@@ -132,33 +178,88 @@ export class DeviceWindows {
   }
 
   /** A reading at a time that the window knows. */
-  private repeat(window: Window, place: number, ts: number, values: Values): Applied {
-    const known = window.index.hashAt(place);
-    if (known === hashValues(values)) return 'IDENTICAL';
-    if (window.raw === undefined) return 'load';
-    const row = window.raw.get(ts) ?? {};
-    const added: Values = {};
-    let isNew = false;
-    let differs = !window.raw.has(ts);
+  private repeat(
+    window: Window,
+    place: number,
+    ts: number,
+    values: Values,
+    partition: number,
+  ): Applied {
+    if (window.index.hashAt(place) === hashValues(values)) return 'IDENTICAL';
+    this.keepUntil = Math.max(this.keepUntil, window.start + KEEP_WINDOWS * this.baseMs);
+    if (window.kept === undefined) return 'load';
+    const applied = this.mergeValues(window, place, ts, values, partition);
+    if (applied !== 'IDENTICAL') window.dirty = true;
+    return applied;
+  }
+
+  /** Adds new metrics of a reading and replaces values that differ, as the store does it. */
+  private mergeValues(
+    window: Window,
+    place: number,
+    ts: number,
+    values: Values,
+    partition: number,
+  ): 'IDENTICAL' | 'MERGED' | 'CONFLICT' {
+    const { kept, index } = window;
+    if (kept === undefined) return 'IDENTICAL';
+    const cells = kept.cells;
+    let hash = index.hashAt(place);
+    let applied: 'IDENTICAL' | 'MERGED' | 'CONFLICT' = 'IDENTICAL';
     for (const name in values) {
       const value = values[name];
-      const old = row[name];
-      if (value === undefined || old === value) continue;
+      if (value === undefined) continue;
+      const slot = this.slot(name);
+      const old = kept.get(place, ts, slot.index);
+      if (old === value) continue;
       if (old === undefined) {
-        added[name] = value;
-        isNew = true;
-      } else differs = true;
+        if (applied === 'IDENTICAL') applied = 'MERGED';
+        this.metric(window, slot.index).accumulator.add(ts, value);
+      } else {
+        applied = 'CONFLICT';
+        if (partition < kept.partitionOf(ts, slot.index)) continue;
+        this.replace(window, slot.index, ts, old, value);
+      }
+      hash = rehash(hash, slot.hash, old, value);
+      kept.set(place, ts, slot.index, value, partition);
     }
-    const merged = { ...row, ...values };
-    // After a crash the store may be ahead of the log's replay: then only the store knows the window.
-    const ahead = hashValues(row) !== known;
-    if (!isNew && !differs && !ahead) return 'IDENTICAL';
-    window.raw.set(ts, merged);
-    window.index.setHash(place, hashValues(merged));
-    window.dirty = true;
-    if (differs || ahead) window.rebuild = true;
-    else this.addValues(window, ts, added);
-    return differs ? 'CONFLICT' : 'MERGED';
+    // The store takes all of them from the later record, also those that are equal.
+    if (applied !== 'IDENTICAL') this.claimValues(kept, ts, values, partition);
+    index.setHash(place, hash);
+    this.countValues(kept.cells - cells);
+    return applied;
+  }
+
+  private claimValues(kept: KeptValues, ts: number, values: Values, partition: number): void {
+    for (const name in values) {
+      const slot = this.slot(name).index;
+      if (partition > kept.partitionOf(ts, slot)) kept.setPartition(ts, slot, partition);
+    }
+  }
+
+  private replace(window: Window, slot: number, ts: number, old: Value, value: Value): void {
+    const metric = this.metric(window, slot);
+    metric.writtenCount = -1;
+    if (metric.isStale || metric.accumulator.replace(ts, old, value)) return;
+    metric.isStale = true;
+    window.hasStale = true;
+  }
+
+  /** Before its rows are made: aggregates that could not follow a replaced value are made anew. */
+  settle(window: Window): void {
+    const { kept, index } = window;
+    if (!window.hasStale || kept === undefined) return;
+    window.hasStale = false;
+    window.metrics.forEach((metric, slot) => {
+      if (!metric?.isStale) return;
+      metric.isStale = false;
+      metric.accumulator = new Accumulator();
+      for (let place = 0; place < index.size; place += 1) {
+        const ts = index.tsAt(place);
+        const value = kept.get(place, ts, slot);
+        if (value !== undefined) metric.accumulator.add(ts, value);
+      }
+    });
   }
 
   /** What `reading` needs before it can be applied; undefined when nothing. */
@@ -168,33 +269,54 @@ export class DeviceWindows {
     const window = this.windows.get(start);
     if (window === undefined) return this.isComplete(start) ? undefined : 'window';
     const place = window.index.search(reading.ts);
-    if (place < 0 || window.raw !== undefined) return undefined;
-    return window.index.hashAt(place) === hashValues(reading.values) ? undefined : 'raw';
+    if (place < 0 || window.kept !== undefined) return undefined;
+    return window.index.hashAt(place) === hashValues(reading.values) ? undefined : 'values';
   }
 
   /** Takes a raw reading from the store into a window that is being loaded; twice is once. */
-  absorb(window: Window, ts: number, received: number, values: Values): void {
+  absorb(window: Window, row: RawReading): void {
+    const { ts, received } = row;
     const place = window.index.search(ts);
     if (place >= 0) return;
-    window.index.insert(~place, ts, this.addValues(window, ts, values));
-    this.countReadings(1);
+    this.insert(window, ~place, ts, row.values, row.partition, row.mergedFrom);
     const capped = Math.min(ts, received + this.toleranceMs);
     if (capped > this.watermark) this.watermark = capped;
     if (capped > this.flushedWatermark) this.flushedWatermark = capped;
   }
 
+  /** The same for a window that was in memory before {@link reset}: a row, or a reading on its way to it. */
+  restore(window: Window, { ts, values, partition, mergedFrom }: RawReading): void {
+    const place = window.index.search(ts);
+    if (place < 0) this.insert(window, ~place, ts, values, partition, mergedFrom);
+    else this.mergeValues(window, place, ts, values, partition);
+  }
+
   /** Empties a window that is to be built anew. Its rows are read again to see what changes. */
-  reset(window: Window): void {
+  reset(window: Window, partition: number): void {
     this.countReadings(-window.index.size);
+    this.dropKept(window);
+    window.kept = new KeptValues(partition);
     window.index = new ReadingIndex();
-    window.raw = undefined;
     window.rebuild = false;
     window.rowsKnown = false;
     window.verify = true;
     window.dirty = true;
+    window.hasStale = false;
     for (const metric of window.metrics) {
-      if (metric !== undefined) metric.accumulator = new Accumulator();
+      if (metric === undefined) continue;
+      metric.accumulator = new Accumulator();
+      metric.isStale = false;
     }
+  }
+
+  private dropKept(window: Window): void {
+    this.countValues(-(window.kept?.cells ?? 0));
+    window.kept = undefined;
+  }
+
+  /** Lets go of values of clean windows; they are loaded again where they are needed. */
+  forgetValues(): void {
+    for (const window of this.windows.values()) if (!window.dirty) this.dropKept(window);
   }
 
   /** True where a window that is not in memory has no raw readings in the store. */
@@ -202,12 +324,13 @@ export class DeviceWindows {
     return start >= this.completeFrom && start < this.completeTo;
   }
 
-  /** A new window in memory; `known`: the store has nothing of it. */
-  open(start: number, known: boolean): Window {
+  /** A new window in memory; `known`: the store has nothing of it; `partition`: what it is opened for. */
+  open(start: number, known: boolean, partition: number): Window {
     const hour = this.hourOf(windowStart(start, HOUR_MS));
     if (!known) hour.forgetClosed();
     const window = new Window(start, hour, known);
     window.dirty = !known;
+    if (start <= this.keepUntil) window.kept = new KeptValues(partition);
     this.windows.set(start, window);
     this.memory.windows += 1;
     hour.windows.set(start, window);
@@ -288,6 +411,7 @@ export class DeviceWindows {
     this.memory.windows -= 1;
     window.hour.windows.delete(window.start);
     this.countReadings(-window.index.size);
+    this.dropKept(window);
     if (this.current === window) this.current = undefined;
   }
 }

@@ -178,7 +178,7 @@ export class Intake {
   private apply(entry: DeviceEntry, reading: ReadingRecord, offset: number): void {
     const { windows, partition } = entry;
     const isLate = reading.ts < windows.watermark - this.options.latenessMs;
-    const applied = windows.apply(reading);
+    const applied = windows.apply(reading, partition.partition);
     if (applied === 'load') {
       const readings = [{ reading, offset }];
       entry.waiting = { device: windows, partition: partition.partition, offset, readings };
@@ -199,7 +199,9 @@ export class Intake {
       if (applied === 'MERGED') this.counts.merged += 1;
       else this.counts.conflicts += 1;
     }
-    partition.raw.push(taken(reading, partition.partition, offset));
+    const raw = taken(reading, partition.partition, offset);
+    raw.claims = applied === 'stored';
+    partition.raw.push(raw);
     partition.rawApplied.push(applied);
   }
 
@@ -332,7 +334,17 @@ export class Intake {
 
 function taken(record: ReadingRecord, partition: number, offset: number): TakenReading {
   const { tenant, device, type, ts, received, seq, values, attempt } = record;
-  const reading: TakenReading = { tenant, device, type, ts, received, values, partition, offset };
+  const reading: TakenReading = {
+    tenant,
+    device,
+    type,
+    ts,
+    received,
+    values,
+    partition,
+    offset,
+    claims: false,
+  };
   if (seq !== undefined) reading.seq = seq;
   if (attempt !== undefined) reading.attempt = attempt;
   return reading;

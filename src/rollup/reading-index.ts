@@ -23,6 +23,10 @@ export class ReadingIndex {
     return ~low;
   }
 
+  tsAt(place: number): number {
+    return this.cells[place * 2] ?? 0;
+  }
+
   hashAt(place: number): number {
     return this.cells[place * 2 + 1] ?? 0;
   }

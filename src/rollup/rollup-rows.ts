@@ -96,7 +96,9 @@ export class RollupRows {
     for (const device of devices) {
       const changed = new Map<Span, Set<number>>();
       for (const window of device.windows.values()) {
-        if (window.dirty) this.takeWindow(device, window, now, changed, dirty);
+        if (!window.dirty) continue;
+        device.settle(window);
+        this.takeWindow(device, window, now, changed, dirty);
       }
       const sums = new Map<Hour, (Accumulator | undefined)[]>();
       for (const hour of device.hours.values()) {
@@ -145,7 +147,6 @@ export class RollupRows {
     });
     window.verify = false;
     window.dirty = false;
-    window.raw = undefined;
     window.flushedAt = now;
   }
 

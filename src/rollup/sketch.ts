@@ -47,6 +47,23 @@ class Bins {
     else this.counts[index] = known + weight;
   }
 
+  /** Takes back what {@link add} added; false, without effect, where the bin holds what others' bins gave up. */
+  remove(key: number): boolean {
+    const index = key - this.lowest;
+    const count = this.counts[index] ?? 0;
+    if (count === 0 || this.counts.length >= BINS_MAX) return false;
+    this.counts[index] = count - 1;
+    this.total -= 1;
+    while (this.counts.at(-1) === 0) this.counts.pop();
+    let empty = 0;
+    while (this.counts[empty] === 0) empty += 1;
+    if (empty > 0) {
+      this.counts.splice(0, empty);
+      this.lowest += empty;
+    }
+    return true;
+  }
+
   private grow(key: number, weight: number): void {
     const size = this.counts.length;
     if (size === 0) {
@@ -225,6 +242,15 @@ export class Sketch {
     } else {
       this.zeros += 1;
     }
+  }
+
+  /** Takes back a value that was added; false, without effect, when that can't be done exactly. */
+  remove(value: number): boolean {
+    if (value >= SMALLEST) return this.positive?.remove(keyOf(value)) ?? false;
+    if (value <= -SMALLEST) return this.negative?.remove(keyOf(-value)) ?? false;
+    if (this.zeros === 0) return false;
+    this.zeros -= 1;
+    return true;
   }
 
   merge(other: Sketch): void {

@@ -33,6 +33,17 @@ export function hashMetric(nameHash: number, value: Value): number {
   return (hash ^ (hash >>> 16)) >>> 0;
 }
 
+/** The hash of a reading of which one metric changed; undefined for a metric that was not there. */
+export function rehash(
+  hash: number,
+  nameHash: number,
+  old: Value | undefined,
+  value: Value,
+): number {
+  const without = old === undefined ? hash : hash - hashMetric(nameHash, old);
+  return (without + hashMetric(nameHash, value)) >>> 0;
+}
+
 /** Hash of all values of a reading, 0 to 2^32 - 1. */
 export function hashValues(values: Readonly<Record<string, Value>>): number {
   let sum = 0;

@@ -36,6 +36,13 @@ interface Source {
 
 type Take = (source: Source, row: StoredReading) => void;
 
+type Fill = (source: Source, window: Window, row: StoredReading) => void;
+
+interface Target {
+  source: Source;
+  windows: readonly Window[];
+}
+
 interface Range {
   source: Source;
   from: number;
@@ -72,18 +79,20 @@ export class WindowLoader {
   async load(waiting: readonly Waiting[], unwritten: Iterable<StoredReading>): Promise<void> {
     await this.loadHeads(waiting.filter((one) => one.device.completeFrom === Infinity));
     await this.loadWindows(waiting);
-    await this.loadRaw(waiting, unwritten);
+    await this.loadValues(waiting, unwritten);
   }
 
   async rebuild(targets: readonly Rebuild[]): Promise<void> {
     const windows = new Map<DeviceWindows, { source: Source; windows: Window[] }>();
     for (const target of targets) {
-      target.device.reset(target.window);
+      target.device.reset(target.window, target.partition);
       const entry = windows.get(target.device) ?? { source: target, windows: [] };
       entry.windows.push(target.window);
       windows.set(target.device, entry);
     }
-    await this.fill([...windows.values()]);
+    await this.fill([...windows.values()], ({ device }, window, row) =>
+      device.restore(window, row),
+    );
   }
 
   /**
@@ -110,8 +119,8 @@ export class WindowLoader {
           device.completeTo = start;
           return;
         }
-        window ??= device.open(start, false);
-        device.absorb(window, row.ts, row.received, row.values);
+        window ??= device.open(start, false, row.partition);
+        device.absorb(window, row);
       },
       (device) => device.completeTo !== Infinity,
     );
@@ -134,74 +143,67 @@ export class WindowLoader {
       from,
       to: anchor,
       limit: EXTEND_ROWS_MAX + 1,
+      mergedFrom: true,
     });
     if (rows.length > EXTEND_ROWS_MAX) return anchor;
     for (const row of rows) {
       if (this.isAhead(head, row)) continue;
       const start = windowStart(row.ts, this.baseMs);
-      const window = device.windows.get(start) ?? device.open(start, false);
-      device.absorb(window, row.ts, row.received, row.values);
+      const window = device.windows.get(start) ?? device.open(start, false, row.partition);
+      device.absorb(window, row);
     }
     return from;
   }
 
   private async loadWindows(waiting: readonly Waiting[]): Promise<void> {
-    const targets: { source: Source; windows: Window[] }[] = [];
+    const targets: Target[] = [];
     for (const one of waiting) {
+      const { device, partition } = one;
       const windows: Window[] = [];
       for (const { reading } of one.readings) {
-        if (one.device.needs(reading) !== 'window') continue;
-        windows.push(one.device.open(windowStart(reading.ts, this.baseMs), false));
+        if (device.needs(reading) !== 'window') continue;
+        windows.push(device.open(windowStart(reading.ts, this.baseMs), false, partition));
       }
       if (windows.length > 0) targets.push({ source: one, windows });
     }
-    await this.fill(targets);
+    await this.fill(targets, ({ device }, window, row) => device.absorb(window, row));
   }
 
-  private async fill(targets: readonly { source: Source; windows: Window[] }[]): Promise<void> {
+  private async fill(targets: readonly Target[], take: Fill): Promise<void> {
     const filling = new Set<Window>();
     const ranges: Range[] = [];
     for (const { source, windows } of targets) {
       for (const window of windows) filling.add(window);
       ranges.push(...this.rangesOf(source, windows));
     }
-    await this.read(ranges, ({ device }, row) => {
-      const window = device.windows.get(windowStart(row.ts, this.baseMs));
-      if (window !== undefined && filling.has(window)) {
-        device.absorb(window, row.ts, row.received, row.values);
-      }
+    await this.read(ranges, (source, row) => {
+      const window = source.device.windows.get(windowStart(row.ts, this.baseMs));
+      if (window !== undefined && filling.has(window)) take(source, window, row);
     });
   }
 
-  /** For repeated times with other values: the readings as the store has them. */
-  private async loadRaw(
+  /** Where times come again with other values: windows are built anew, this time with their values. */
+  private async loadValues(
     waiting: readonly Waiting[],
     unwritten: Iterable<StoredReading>,
   ): Promise<void> {
-    const raws = new Map<string, DeviceWindows>();
-    const looking = new Set<Window>();
-    const ranges: Range[] = [];
-    for (const one of waiting) {
-      const windows = this.ambiguous(one);
+    const targets: Target[] = [];
+    const devices = new Map<string, { device: DeviceWindows; windows: Set<Window> }>();
+    for (const source of waiting) {
+      const windows = this.ambiguous(source);
       if (windows.length === 0) continue;
-      for (const window of windows) looking.add(window);
-      ranges.push(...this.rangesOf(one, windows));
-      raws.set(`${one.device.tenant}/${one.device.device}`, one.device);
+      const { device, partition } = source;
+      for (const window of windows) device.reset(window, partition);
+      targets.push({ source, windows });
+      devices.set(`${device.tenant}/${device.device}`, { device, windows: new Set(windows) });
     }
-    if (ranges.length === 0) return;
-    const found = new Map<Window, Map<number, StoredReading['values']>>();
-    for (const window of looking) found.set(window, new Map());
-    const take = (device: DeviceWindows, row: StoredReading) => {
-      const window = device.windows.get(windowStart(row.ts, this.baseMs));
-      const raw = window === undefined ? undefined : found.get(window);
-      raw?.set(row.ts, { ...raw.get(row.ts), ...row.values });
-    };
-    await this.read(ranges, ({ device }, row) => take(device, row));
+    if (targets.length === 0) return;
+    await this.fill(targets, ({ device }, window, row) => device.restore(window, row));
     for (const row of unwritten) {
-      const device = raws.get(`${row.tenant}/${row.device}`);
-      if (device !== undefined) take(device, row);
+      const found = devices.get(`${row.tenant}/${row.device}`);
+      const window = found?.device.windows.get(windowStart(row.ts, this.baseMs));
+      if (window !== undefined && found?.windows.has(window)) found.device.restore(window, row);
     }
-    for (const [window, raw] of found) window.raw = raw;
   }
 
   /** Windows in memory in which a waiting reading repeats a time with other values. */
@@ -213,9 +215,9 @@ export class WindowLoader {
       const earlier = seen.get(reading.ts);
       seen.set(reading.ts, hash);
       const within = earlier !== undefined && earlier !== hash;
-      if (!within && one.device.needs(reading) !== 'raw') continue;
+      if (!within && one.device.needs(reading) !== 'values') continue;
       const window = one.device.windows.get(windowStart(reading.ts, this.baseMs));
-      if (window !== undefined && window.raw === undefined) windows.add(window);
+      if (window !== undefined && window.kept === undefined) windows.add(window);
     }
     return [...windows];
   }
@@ -274,6 +276,7 @@ export class WindowLoader {
         from,
         to: first.to,
         limit: PAGE_ROWS,
+        mergedFrom: true,
       });
       for (const row of rows) {
         const source = sources.get(row.device);

@@ -1,5 +1,6 @@
-import type { AggregateState, Values } from '../core/nouns.ts';
+import type { AggregateState } from '../core/nouns.ts';
 import { Accumulator } from './aggregate.ts';
+import type { KeptValues } from './kept-values.ts';
 import { ReadingIndex } from './reading-index.ts';
 
 /** What the store holds of one row, as far as it matters here. */
@@ -17,8 +18,10 @@ export class RowState {
 export class WindowMetric {
   accumulator = new Accumulator();
   readonly row = new RowState();
-  /** `accumulator.count` at the last write. */
+  /** `accumulator.count` at the last write; -1 where that does not tell what has changed since. */
   writtenCount = 0;
+  /** A value was replaced, and the accumulator could not follow: it has to be made anew from the values. */
+  isStale = false;
 }
 
 export class Window {
@@ -34,8 +37,10 @@ export class Window {
   rowsKnown: boolean;
   /** To be built anew from the raw readings once these are written. */
   rebuild = false;
-  /** The raw readings themselves, from a look at repeated ones until the next flush. */
-  raw: Map<number, Values> | undefined;
+  /** The values themselves, of devices that send several for one time. */
+  kept: KeptValues | undefined;
+  /** One of its metrics is stale. */
+  hasStale = false;
   /** Gateway time of the last flush that found it dirty, ms. */
   flushedAt = 0;
 

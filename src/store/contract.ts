@@ -24,7 +24,19 @@ export interface Origin {
   offset: number;
 }
 
-export interface StoredReading extends Omit<ReadingRecord, 'kind' | 'attempt'>, Origin {}
+export interface StoredReading extends Omit<ReadingRecord, 'kind' | 'attempt'>, Origin {
+  /**
+   * Where metrics came from that another record than the row's creator brought. Only in what is read, where
+   * {@link RangeQuery.mergedFrom} asked for it, and only in rows that were merged.
+   */
+  mergedFrom?: Readonly<Record<string, Origin>>;
+  /**
+   * Only in what is written: the ledger counts this record as the one that is stored. Its row counts as its
+   * own then, whichever record created it: records of several partitions may come in another order after
+   * a crash.
+   */
+  claims?: boolean;
+}
 
 export interface StoredDeadLetter extends Omit<DeadLetterRecord, 'kind'>, Origin {
   /** Gateway time of the replay that took it, ms; absent while it is open. */
@@ -69,7 +81,8 @@ export interface Progress {
 export interface StoreWriter {
   /**
    * Writes raw readings. The key is (tenant, device, ts). Where a row exists, metrics are merged: those
-   * of the later offset win; the row keeps the `partition`/`offset` of the record that created it.
+   * of the later offset win, of several partitions those of the higher one; the row keeps the
+   * `partition`/`offset`, `received` and `seq` of the record that created it, or claimed it last.
    * Returns readings that the store will never take; all others are durable.
    */
   writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]>;
@@ -93,6 +106,8 @@ export interface StoreWriter {
 
 export interface RangeQuery {
   tenant: string;
+  /** Raw readings with {@link StoredReading.mergedFrom}. */
+  mergedFrom?: boolean;
   /** All devices of the tenant when absent. */
   devices?: readonly string[];
   /**

@@ -2,7 +2,13 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import type { AggregateState, Value } from '../../src/core/nouns.ts';
-import { finish, mergeStates, sameState, stateOf } from '../../src/rollup/aggregate.ts';
+import {
+  Accumulator,
+  finish,
+  mergeStates,
+  sameState,
+  stateOf,
+} from '../../src/rollup/aggregate.ts';
 import { assertStats } from './naive.ts';
 
 const at = (values: Value[], from = 0) => values.map((value, ts) => ({ ts: from + ts, value }));
@@ -89,4 +95,55 @@ test('one value has no deviation; none has no statistics', () => {
   assert.equal(stateOf([]).count, 0);
   const one = stateOf(at([4]));
   assert.ok(sameState(mergeStates(stateOf([]), one), one));
+});
+
+test('a replaced value leaves no trace, or the aggregate says that it must be made anew', () => {
+  let replaced = 0;
+  let refused = 0;
+  fc.assert(
+    fc.property(
+      points,
+      fc.array(fc.tuple(fc.nat(), value), { maxLength: 30 }),
+      (values, changes) => {
+        let accumulator = new Accumulator();
+        for (const { ts, value } of values) accumulator.add(ts, value);
+        for (const [index, next] of changes) {
+          const point = values[index % values.length];
+          assert.ok(point !== undefined);
+          const before = accumulator.state();
+          const old = point.value;
+          point.value = next;
+          if (accumulator.replace(point.ts, old, next)) {
+            replaced += 1;
+            assertStats(finish(accumulator.state()), values, 'replaced');
+            const anew = stateOf(values);
+            assert.ok(sameState(accumulator.state(), anew));
+            assert.deepEqual(accumulator.state().sketch, anew.sketch);
+          } else {
+            refused += 1;
+            assert.deepEqual(accumulator.state(), before, 'nothing has changed');
+            accumulator = new Accumulator();
+            for (const { ts, value } of values) accumulator.add(ts, value);
+          }
+        }
+      },
+    ),
+    { numRuns: 300, seed: 3 },
+  );
+  assert.ok(replaced > 500 && refused > 500, `${replaced} ${refused}`);
+});
+
+test('extremes and the hundredth replacement have the aggregate made anew', () => {
+  const values = at(Array.from({ length: 400 }, (_, n) => 20 + (n % 10)));
+  const made = () => {
+    const accumulator = new Accumulator();
+    for (const { ts, value } of values) accumulator.add(ts, value);
+    return accumulator;
+  };
+  assert.equal(made().replace(0, 20, 21), false);
+  assert.equal(made().replace(9, 29, 21), false);
+  const often = made();
+  let times = 0;
+  while (often.replace(5, times % 2 === 0 ? 25 : 26, times % 2 === 0 ? 26 : 25)) times += 1;
+  assert.ok(times >= 50 && times < 100, `${times}`);
 });

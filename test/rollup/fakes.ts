@@ -144,11 +144,16 @@ export class FakeStore implements Store {
   private writeReading(reading: StoredReading): void {
     const key = `${reading.tenant}/${reading.device}/${reading.ts}`;
     const row = this.rows.get(key);
+    const { claims: _, ...stored } = reading;
     if (row === undefined) {
       const writers: Record<string, Origin> = {};
       for (const name of Object.keys(reading.values)) writers[name] = reading;
-      this.rows.set(key, { ...reading, writers });
+      this.rows.set(key, { ...stored, writers });
       return;
+    }
+    if (reading.claims === true) {
+      const { partition, offset, received } = reading;
+      Object.assign(row, { partition, offset, received });
     }
     for (const [name, value] of Object.entries(reading.values)) {
       const writer = this.tracksWriters ? (row.writers[name] ?? row) : row;
@@ -210,7 +215,18 @@ export class FakeStore implements Store {
         row.ts < query.to,
     );
     found.sort((a, b) => (a.device === b.device ? a.ts - b.ts : a.device < b.device ? -1 : 1));
-    return found.slice(0, query.limit).map(({ writers, ...row }) => structuredClone(row));
+    return found.slice(0, query.limit).map(({ writers, ...row }) => {
+      const clone: StoredReading = structuredClone(row);
+      const others = Object.entries(writers).filter(
+        ([, from]) => from.partition !== row.partition || from.offset !== row.offset,
+      );
+      if (query.mergedFrom !== true || others.length === 0) return clone;
+      const mergedFrom = others.map(([name, { partition, offset }]) => [
+        name,
+        { partition, offset },
+      ]);
+      return { ...clone, mergedFrom: Object.fromEntries(mergedFrom) };
+    });
   }
 
   async rollups(query: Parameters<Store['rollups']>[0]): Promise<RollupRow[]> {

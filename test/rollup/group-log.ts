@@ -1,13 +1,17 @@
 import type { LogRecord } from '../../src/core/nouns.ts';
 import type { ConsumeOptions, LogBatch, LogConsumer } from '../../src/log/contract.ts';
 
+/** A partition from its assignment until it is taken away. */
+interface Held {
+  number: number;
+  /** Next offset; undefined until the member has told where it begins. */
+  next: number | undefined;
+}
+
 /** A member of the group: one `consume` call. */
 class Member {
   readonly options: ConsumeOptions;
-  /** Next offset by partition. */
-  readonly held = new Map<number, number>();
-  /** Held, and told where they begin. */
-  readonly begun = new Set<number>();
+  readonly held = new Map<number, Held>();
   isHeldBack = false;
   hasLeft = false;
   failure: unknown;
@@ -89,8 +93,10 @@ export class GroupLog {
       this.revoke(member, lost);
     }
     for (const [member, numbers] of wanted) {
-      const gained = numbers.filter((number) => !member.held.has(number));
-      for (const number of gained) member.held.set(number, 0);
+      const gained = numbers
+        .filter((number) => !member.held.has(number))
+        .map((number): Held => ({ number, next: undefined }));
+      for (const held of gained) member.held.set(held.number, held);
       member.isHeldBack = false;
       member.wake();
       if (gained.length > 0) void this.begin(member, gained);
@@ -98,20 +104,15 @@ export class GroupLog {
   }
 
   private revoke(member: Member, lost: readonly number[]): void {
-    for (const number of lost) {
-      member.held.delete(number);
-      member.begun.delete(number);
-    }
+    for (const number of lost) member.held.delete(number);
     if (lost.length > 0) member.options.onRevoked?.(lost);
   }
 
-  private async begin(member: Member, gained: number[]): Promise<void> {
+  private async begin(member: Member, gained: Held[]): Promise<void> {
     try {
-      const offsets = await member.options.onAssigned?.(gained);
-      for (const number of gained) {
-        if (!member.held.has(number)) continue;
-        member.held.set(number, offsets?.get(number) ?? this.commits.get(number) ?? 0);
-        member.begun.add(number);
+      const offsets = await member.options.onAssigned?.(gained.map(({ number }) => number));
+      for (const held of gained) {
+        held.next = offsets?.get(held.number) ?? this.commits.get(held.number) ?? 0;
       }
     } catch (error) {
       member.failure = error;
@@ -159,14 +160,15 @@ export class GroupLog {
   }
 
   private takeNext(member: Member): LogBatch | undefined {
-    for (const number of member.begun) {
-      const next = member.held.get(number) ?? 0;
+    for (const held of member.held.values()) {
+      const { number, next } = held;
+      if (next === undefined) continue;
       const batch = this.partitions.get(number)?.find((one) => one.nextOffset > next);
       if (batch === undefined) continue;
-      member.held.set(number, batch.nextOffset);
+      held.next = batch.nextOffset;
       // The next turn is another partition's.
-      member.begun.delete(number);
-      member.begun.add(number);
+      member.held.delete(number);
+      member.held.set(number, held);
       return structuredClone(batch);
     }
     return undefined;

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { countStored, DeviceTable } from '../../src/rollup/device-table.ts';
+import { KeptValues } from '../../src/rollup/kept-values.ts';
 import { PartitionState } from '../../src/rollup/partition-state.ts';
 import { ReadingIndex } from '../../src/rollup/reading-index.ts';
-import { hashValues } from '../../src/rollup/value-hash.ts';
+import { hashText, hashValues, rehash } from '../../src/rollup/value-hash.ts';
 import { checkBaseWindow, DAY_MS, HOUR_MS, windowStart } from '../../src/rollup/windows.ts';
 import { reading } from './harness.ts';
 
@@ -77,4 +78,47 @@ test('a device that moves to another partition leaves its counts with the first'
   devices.touch(reading('d1', 6, { a: 1 }), second, 6);
   assert.equal(first.tally.read()[0]?.count, 1);
   assert.deepEqual(second.tally.read(), []);
+});
+
+test('kept values are those that were set, wherever readings are inserted', () => {
+  const value = fc.oneof(fc.integer(), fc.boolean(), fc.constantFrom('a', ''));
+  const write = fc.record({
+    ts: fc.integer({ min: 0, max: 120 }),
+    slot: fc.integer({ min: 0, max: 3 }),
+    value,
+    partition: fc.integer({ min: 0, max: 2 }),
+  });
+  fc.assert(
+    fc.property(fc.array(write, { maxLength: 300 }), (writes) => {
+      const kept = new KeptValues(0);
+      const index = new ReadingIndex();
+      const known = new Map<string, (typeof writes)[number]>();
+      for (const one of writes) {
+        const place = index.search(one.ts);
+        if (place < 0) {
+          index.insert(~place, one.ts, 0);
+          kept.insert(~place);
+        }
+        kept.set(place < 0 ? ~place : place, one.ts, one.slot, one.value, one.partition);
+        known.set(`${one.ts}/${one.slot}`, one);
+      }
+      const slots = new Set(writes.map(({ slot }) => slot)).size;
+      assert.equal(kept.cells, index.size * slots);
+      for (let place = 0; place < index.size; place += 1) {
+        const ts = index.tsAt(place);
+        for (const slot of [0, 1, 2, 3]) {
+          const want = known.get(`${ts}/${slot}`);
+          assert.equal(kept.get(place, ts, slot), want?.value);
+          assert.equal(kept.partitionOf(ts, slot), want?.partition ?? 0);
+        }
+      }
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test('a hash follows the metrics that change', () => {
+  const one = hashValues({ a: 1, b: 'x' });
+  assert.equal(rehash(one, hashText('a'), 1, true), hashValues({ a: true, b: 'x' }));
+  assert.equal(rehash(one, hashText('c'), undefined, 5), hashValues({ a: 1, b: 'x', c: 5 }));
 });

@@ -450,6 +450,7 @@ test('workers share partitions that change hands at any time: everything counts 
     {
       numRuns: Number(process.env.ROLLUP_RUNS ?? 150),
       seed: Number(process.env.ROLLUP_SEED ?? 11),
+      endOnFailure: true,
     },
   );
 });

@@ -109,3 +109,34 @@ test('what cannot be an encoding is refused', () => {
     }),
   );
 });
+
+test('what is taken back was never there, to the byte', () => {
+  fc.assert(
+    fc.property(
+      fc.array(number, { maxLength: 60 }),
+      fc.array(number, { minLength: 1, maxLength: 60 }),
+      fc.boolean(),
+      (stays, goes, isBackwards) => {
+        const sketch = sketchOf(stays);
+        for (const value of goes) sketch.add(value);
+        for (const value of isBackwards ? goes.toReversed() : goes) {
+          assert.equal(sketch.remove(value), true);
+        }
+        assert.deepEqual(sketch.encode(), sketchOf(stays).encode());
+        assert.equal(sketch.count, stays.length);
+        sketch.add(7);
+        assert.deepEqual(sketch.encode(), sketchOf([...stays, 7]).encode());
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+test('nothing is taken back that is not there, or not apart from others', () => {
+  const sketch = sketchOf([1, 100]);
+  for (const value of [50, -1, 0]) assert.equal(sketch.remove(value), false);
+  assert.deepEqual(sketch.encode(), sketchOf([1, 100]).encode());
+  const shared = sketchOf([1e-300, 1e-299, 1e300]);
+  assert.equal(shared.remove(1e-299), false);
+  assert.equal(shared.count, 3);
+});

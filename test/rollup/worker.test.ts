@@ -3,7 +3,9 @@ import { test } from 'node:test';
 import { SpillwayError } from '../../src/core/errors.ts';
 import { finish } from '../../src/rollup/aggregate.ts';
 import { Crash } from './fakes.ts';
+import { GroupLog } from './group-log.ts';
 import { DAY, Harness, HOUR, MINUTE, reading, T0 } from './harness.ts';
+import { assertStore } from './naive.ts';
 
 const NOON = T0 + 12 * HOUR;
 
@@ -107,6 +109,62 @@ test('conflicts within one batch end with the later value', async () => {
   assert.equal(run.store.state('d1', 'a', MINUTE, NOON).sum, 3);
   assert.equal(run.store.state('d1', 'b', MINUTE, NOON).sum, 7);
   assert.equal(run.store.ledgerByDevice()['d1 duplicate CONFLICT'], 2);
+});
+
+test('a device that always sends other values for the same time asks the store once', async () => {
+  const run = new Harness();
+  run.start();
+  const records = [];
+  for (let second = 0; second < 300; second += 1) {
+    const now = NOON + second * 1_000;
+    run.clock.set(now);
+    const sent = [
+      reading('d1', now, { a: second, b: second % 3 === 0, c: 'x' }),
+      reading('d1', now, { a: second + 0.5, d: -second }),
+      reading('d1', now - (second % 7) * 1_000, { a: second * 2, c: `y${second % 5}` }, now),
+    ];
+    records.push(...sent);
+    await run.feed(...sent);
+  }
+  await run.stop();
+  assertStore(run.store, records, MINUTE, true);
+  // The first for what the device had before, the second for what came again.
+  assert.equal(run.store.calls.filter((call) => call === 'readings').length, 2);
+  for (const row of run.store.rollupRows.values()) assert.equal(row.revision, 0);
+});
+
+test('the value of the higher partition counts where two of them have the same time', async () => {
+  for (const isFirst of [true, false]) {
+    for (const restart of [true, false]) {
+      const run = new Harness();
+      const log = new GroupLog([0, 1]);
+      const append = (partition: number, a: number) =>
+        log.append(partition, [reading('d1', NOON, { a, [`p${partition}`]: 1 })], NOON);
+      const settled = async (partition: number, end: number) => {
+        while (run.store.positions.get(`rollup/${partition}`) !== end) {
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+      };
+      const start = async () => {
+        run.start({ consumer: log.consumer() });
+        while (log.size === 0) await new Promise((resolve) => setImmediate(resolve));
+        await log.rebalance(() => 0, { turns: 100 });
+      };
+      await start();
+      append(isFirst ? 1 : 0, isFirst ? 20 : 10);
+      await settled(isFirst ? 1 : 0, 1);
+      if (restart) {
+        await run.stop();
+        await start();
+      }
+      append(isFirst ? 0 : 1, isFirst ? 10 : 20);
+      await settled(isFirst ? 0 : 1, 1);
+      await run.stop();
+      assert.deepEqual(run.store.values('d1', NOON), { a: 20, p0: 1, p1: 1 });
+      assert.equal(run.store.state('d1', 'a', MINUTE, NOON).sum, 20);
+      assert.equal(run.store.ledgerByDevice()['d1 duplicate CONFLICT'], 1);
+    }
+  }
 });
 
 test('late data, days after, corrects its window, hour and day, and counts the revision', async () => {

@@ -178,6 +178,32 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
       }
     });
 
+    test('tell on request which record each metric came from', async (t) => {
+      const store = await openFresh(t);
+      await store.writeReadings([
+        reading({ offset: 10, values: { a: 1, b: 1, c: 1 } }),
+        reading({ ts: NOON + 1, offset: 11, values: { a: 1 } }),
+      ]);
+      await store.writeReadings([reading({ offset: 20, values: { b: 1, d: 1 } })]);
+      await store.writeReadings([
+        reading({ partition: 2, offset: 3, values: { c: 'x' } }),
+        reading({ partition: 0, offset: 30, values: { c: 2 } }),
+      ]);
+      const query = { tenant: 'acme', ...ALL };
+      const [row, alone] = await store.readings({ ...query, mergedFrom: true });
+      assert.deepEqual(row?.values, { a: 1, b: 1, c: 'x', d: 1 });
+      assert.deepEqual(row?.mergedFrom, {
+        b: { partition: 0, offset: 20 },
+        c: { partition: 2, offset: 3 },
+        d: { partition: 0, offset: 20 },
+      });
+      assert.equal(alone?.mergedFrom, undefined);
+      const [some] = await store.readings({ ...query, metrics: ['a', 'd'], mergedFrom: true });
+      assert.deepEqual(some?.mergedFrom, { d: { partition: 0, offset: 20 } });
+      const plain = await store.readings(query);
+      assert.ok(plain.every((one) => !('mergedFrom' in one)));
+    });
+
     test('may hold keys twice within one batch among others', async (t) => {
       const store = await openFresh(t);
       const rows = Array.from({ length: 100 }, (_, i) =>

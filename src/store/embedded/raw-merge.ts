@@ -23,11 +23,14 @@ interface ExistingRow extends Origin {
 const SELECT = `SELECT partition, offset, shape, vals, merged FROM reading
   WHERE device = ? AND ts = ?`;
 const UPDATE = 'UPDATE reading SET shape = ?, vals = ?, merged = ? WHERE device = ? AND ts = ?';
+const CLAIM = `UPDATE reading SET partition = ?, offset = ?, received = ?, seq = ?
+  WHERE device = ? AND ts = ?`;
 
 /**
  * Merges a reading into the row that has its key. Each metric keeps the value of the latest record
  * that had it, whatever the order of arrival: `merged` tells where a metric came from when that is
- * not the row's creator, so a replay of any of the records changes nothing.
+ * not the row's creator, so a replay of any of the records changes nothing. A reading that claims the row
+ * takes the creator's place.
  */
 export function mergeReading(db: SqliteFile, dictionary: RawDictionary, row: RawRow): void {
   const { reading } = row;
@@ -36,20 +39,27 @@ export function mergeReading(db: SqliteFile, dictionary: RawDictionary, row: Raw
 
   const { type, metrics } = dictionary.shape(existing.shape);
   const values = decodeValues(metrics, existing.vals);
-  const sources = new Map<string, Origin>();
-  for (const [metric, partition, offset] of JSON.parse(existing.merged ?? '[]') as Source[]) {
-    sources.set(metric, { partition, offset });
-  }
+  const sources = new Map<string, Origin>(parseMerged(existing.merged ?? '[]'));
 
   let changed = false;
+  const { claims = false } = reading;
+  if (claims) {
+    const creator = { partition: existing.partition, offset: existing.offset };
+    for (const metric of metrics) if (!sources.has(metric)) sources.set(metric, creator);
+  }
   for (const [metric, value] of Object.entries(reading.values)) {
     const current = Object.hasOwn(values, metric) ? (sources.get(metric) ?? existing) : undefined;
-    if (current !== undefined && !isLater(reading, current)) continue;
+    if (current !== undefined && !isLater(reading, current)) {
+      if (claims && isSame(reading, current)) sources.delete(metric);
+      continue;
+    }
     values[metric] = value;
-    sources.set(metric, { partition: reading.partition, offset: reading.offset });
+    if (claims) sources.delete(metric);
+    else sources.set(metric, { partition: reading.partition, offset: reading.offset });
     changed = true;
   }
-  if (!changed) return;
+  if (claims) claim(db, row);
+  if (!changed && !claims) return;
 
   const shape = dictionary.shapeId(type, values);
   dictionary.noteSeries(row.device, shape);
@@ -58,6 +68,17 @@ export function mergeReading(db: SqliteFile, dictionary: RawDictionary, row: Raw
   );
   const vals = encodeValues(values) ?? '[]';
   db.run(UPDATE, shape, vals, JSON.stringify(merged), row.device, reading.ts);
+}
+
+function claim(db: SqliteFile, { reading, device }: RawRow): void {
+  const { partition, offset, received, seq, ts } = reading;
+  db.run(CLAIM, partition, offset, received, seq ?? null, device, ts);
+}
+
+/** Metrics and where they came from, of the column `merged`. */
+export function parseMerged(merged: string): [string, Origin][] {
+  const sources = JSON.parse(merged) as Source[];
+  return sources.map(([metric, partition, offset]) => [metric, { partition, offset }]);
 }
 
 function isSame(a: Origin, b: Origin): boolean {

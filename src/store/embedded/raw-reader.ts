@@ -4,6 +4,7 @@ import type { StoreFile } from './files.ts';
 import type { OpenFiles } from './open-files.ts';
 import { compareText, overlapping, rowsInOrder } from './ordered.ts';
 import { type RawDictionary, rawDictionary } from './raw-dictionary.ts';
+import { parseMerged } from './raw-merge.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 import { decodeValues } from './values.ts';
 
@@ -15,9 +16,10 @@ interface ReadingRow {
   offset: number;
   shape: number;
   vals: string;
+  merged: string | null;
 }
 
-const SELECT = `SELECT ts, received, seq, partition, offset, shape, vals FROM reading
+const SELECT = `SELECT ts, received, seq, partition, offset, shape, vals, merged FROM reading
   WHERE device = ? AND ts >= ? AND ts < ? ORDER BY ts`;
 const COUNT = 'SELECT count(*) AS count FROM reading WHERE device = ? AND ts >= ? AND ts < ?';
 const COUNT_BY_SHAPE = `SELECT shape, count(*) AS count FROM reading
@@ -55,7 +57,7 @@ function fetchReadings(
     if (beforeDevice !== undefined && compareText(device.device, beforeDevice) >= 0) break;
     if (found.length >= limit) break;
     for (const row of rowsOf(db, device.id, query, limit - found.length)) {
-      const reading = toReading(dictionary, query.tenant, device.device, row, wanted);
+      const reading = toReading(dictionary, query, device.device, row, wanted);
       if (reading !== undefined) found.push(reading);
       if (found.length >= limit) break;
     }
@@ -77,7 +79,7 @@ function rowsOf(
 
 function toReading(
   dictionary: RawDictionary,
-  tenant: string,
+  { tenant, mergedFrom = false }: RangeQuery,
   device: string,
   row: ReadingRow,
   wanted: ReadonlySet<string> | undefined,
@@ -100,6 +102,11 @@ function toReading(
     offset: row.offset,
   };
   if (row.seq !== null) reading.seq = row.seq;
+  if (mergedFrom && row.merged !== null) {
+    reading.mergedFrom = Object.fromEntries(
+      parseMerged(row.merged).filter(([metric]) => Object.hasOwn(values, metric)),
+    );
+  }
   return reading;
 }
 

@@ -1,4 +1,4 @@
-import type { Origin, StoredReading } from '../contract.ts';
+import type { Origin } from '../contract.ts';
 
 /** The field that every raw row has once: `<partition> <offset> <received>[ <seq>]` of its creator. */
 export const ORIGIN_FIELD = '@origin';
@@ -13,7 +13,7 @@ export interface Creator extends Origin {
   seq?: number;
 }
 
-export function formatCreator({ partition, offset, received, seq }: StoredReading): string {
+export function formatCreator({ partition, offset, received, seq }: Creator): string {
   return seq === undefined
     ? `"${partition} ${offset} ${received}"`
     : `"${partition} ${offset} ${received} ${seq}"`;

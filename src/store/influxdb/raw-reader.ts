@@ -3,7 +3,14 @@ import type { Origin, RangeQuery, StoredReading } from '../contract.ts';
 import { chunks, FluxQuery, parseTime } from './flux.ts';
 import { type FieldKind, fieldKeys, parseFieldKey, parseValue } from './line-protocol.ts';
 import { place, type Queries } from './queries.ts';
-import { isLater, MERGED_FIELD, ORIGIN_FIELD, parseCreator, parseMerged } from './raw-origin.ts';
+import {
+  isLater,
+  MERGED_FIELD,
+  ORIGIN_FIELD,
+  parseCreator,
+  parseMerged,
+  type Sources,
+} from './raw-origin.ts';
 import { DEVICES_PER_QUERY, deviceCondition } from './raw-times.ts';
 
 type Range = Omit<RangeQuery, 'limit'>;
@@ -13,6 +20,7 @@ type Range = Omit<RangeQuery, 'limit'>;
  * devices in product (measured: 1,024 keys and 200 devices take 20 s).
  */
 const METRICS_MAX = 8;
+const NOT_MERGED: Sources = new Map();
 
 /** Ordered by device, then ts. With `metrics`, rows that have none of them are left out. */
 export async function queryReadings(
@@ -238,12 +246,12 @@ function rowMaker(
     const creator = cells[origin] ?? '';
     // Without its creator a row is not ours, or beyond the limit.
     if (creator === '') return undefined;
-    const { partition, offset, received, seq } = parseCreator(creator);
+    const { received, seq, ...creatorOf } = parseCreator(creator);
+    const { partition, offset } = creatorOf;
     const mergedText = cells[merged] ?? '';
-    const values =
-      mergedText === ''
-        ? plainValues(metrics, cells)
-        : mergedValues(metrics, cells, { partition, offset }, mergedText);
+    const sources = mergedText === '' ? NOT_MERGED : parseMerged(mergedText);
+    const latest = sources.size === 0 ? metrics : latestOf(metrics, cells, creatorOf, sources);
+    const values = plainValues(latest, cells);
     if (values === undefined) return undefined;
     const reading: StoredReading = {
       tenant,
@@ -256,6 +264,14 @@ function rowMaker(
       offset,
     };
     if (seq !== undefined) reading.seq = seq;
+    if (range.mergedFrom && sources.size > 0) {
+      reading.mergedFrom = Object.fromEntries(
+        latest.flatMap(({ key, metric }) => {
+          const source = sources.get(key);
+          return source === undefined ? [] : [[metric, source]];
+        }),
+      );
+    }
     return reading;
   };
 }
@@ -277,21 +293,20 @@ function plainValues(
 }
 
 /** A metric may have fields of several kinds: the one of the latest record counts. */
-function mergedValues(
+function latestOf(
   metrics: readonly MetricColumn[],
   cells: readonly string[],
   creator: Origin,
-  mergedText: string,
-): Values | undefined {
-  const sources = parseMerged(mergedText);
-  const latest = new Map<string, Origin>();
-  const chosen = metrics.filter(({ place, key, metric }) => {
-    if ((cells[place] ?? '') === '') return false;
-    const source = sources.get(key) ?? creator;
-    const known = latest.get(metric);
-    if (known !== undefined && !isLater(source, known)) return false;
-    latest.set(metric, source);
-    return true;
-  });
-  return plainValues(chosen, cells);
+  sources: Sources,
+): MetricColumn[] {
+  const latest = new Map<string, { column: MetricColumn; source: Origin }>();
+  for (const column of metrics) {
+    if ((cells[column.place] ?? '') === '') continue;
+    const source = sources.get(column.key) ?? creator;
+    const known = latest.get(column.metric);
+    if (known === undefined || isLater(source, known.source)) {
+      latest.set(column.metric, { column, source });
+    }
+  }
+  return [...latest.values()].map(({ column }) => column);
 }

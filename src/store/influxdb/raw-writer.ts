@@ -18,6 +18,7 @@ import { formatCreator, formatMerged, isLater, MERGED_FIELD, ORIGIN_FIELD } from
 interface Draft {
   readings: StoredReading[];
   row: ExistingRow;
+  /** Its creator has to be written: it is new, or another record claims it. */
   isNew: boolean;
   /** Field key → `key=value`, to be written. */
   changed: Map<string, string>;
@@ -109,7 +110,7 @@ export class RawWriter {
       }
       this.add(draft, reading);
     }
-    const written = [...drafts.values()].filter(({ changed }) => changed.size > 0);
+    const written = [...drafts.values()].filter(({ changed, isNew }) => changed.size > 0 || isNew);
     const rejected = await lines.write(bucket, 'ms', written.map(lineOf), admit);
     return rejected.flatMap(({ index, message }) =>
       (written[index]?.readings ?? []).map((reading) => ({ reading, message })),
@@ -119,6 +120,14 @@ export class RawWriter {
   private add(draft: Draft, reading: StoredReading): void {
     const { row } = draft;
     draft.readings.push(reading);
+    if (reading.claims === true && !isSame(reading, row.creator)) {
+      const { partition, offset } = row.creator;
+      for (const key of row.fields) {
+        if (!row.merged.has(key)) row.merged.set(key, { partition, offset });
+      }
+      row.creator = reading;
+      draft.isNew = true;
+    }
     for (const [metric, value] of Object.entries(reading.values)) {
       const latest = latestSource(row, metric);
       // What came from this very record is written again: a replay makes good what it has undone.
@@ -164,10 +173,10 @@ export class RawWriter {
 function lineOf({ readings, row, isNew, changed }: Draft): string {
   const [reading] = readings;
   if (reading === undefined) return '';
-  let fields = [...changed.values()].join(',');
-  if (row.merged.size > 0) fields += `,${MERGED_FIELD}=${textValue(formatMerged(row.merged))}`;
-  if (isNew) fields += `,${ORIGIN_FIELD}=${formatCreator(reading)}`;
-  return `${seriesOf(reading.tenant, reading.device, row.type) ?? ''} ${fields} ${reading.ts}`;
+  const fields = [...changed.values()];
+  if (row.merged.size > 0) fields.push(`${MERGED_FIELD}=${textValue(formatMerged(row.merged))}`);
+  if (isNew) fields.push(`${ORIGIN_FIELD}=${formatCreator(row.creator)}`);
+  return `${seriesOf(reading.tenant, reading.device, row.type) ?? ''} ${fields.join()} ${reading.ts}`;
 }
 
 /** Where the newest value of a metric came from, over its fields of all kinds. */
