@@ -1,5 +1,5 @@
-import type { ReadingRecord } from '../core/nouns.ts';
-import type { StoredReading, StoreReader } from '../store/contract.ts';
+import type { ReadingRecord, Values } from '../core/nouns.ts';
+import type { Origin, StoredReading, StoreReader } from '../store/contract.ts';
 import type { DeviceWindows } from './device-windows.ts';
 import { hashValues } from './value-hash.ts';
 import type { Window } from './window-state.ts';
@@ -146,8 +146,9 @@ export class WindowLoader {
       mergedFrom: true,
     });
     if (rows.length > EXTEND_ROWS_MAX) return anchor;
-    for (const row of rows) {
-      if (this.isAhead(head, row)) continue;
+    for (const stored of rows) {
+      const row = this.asOf(head, stored);
+      if (row === undefined) continue;
       const start = windowStart(row.ts, this.baseMs);
       const window = device.windows.get(start) ?? device.open(start, false, row.partition);
       device.absorb(window, row);
@@ -280,7 +281,8 @@ export class WindowLoader {
       });
       for (const row of rows) {
         const source = sources.get(row.device);
-        if (source !== undefined && !this.isAhead(source, row)) take(source, row);
+        const known = source === undefined ? undefined : this.asOf(source, row);
+        if (source !== undefined && known !== undefined) take(source, known);
       }
       const last = rows.at(-1);
       const cut = rows.length >= PAGE_ROWS ? last : undefined;
@@ -298,9 +300,26 @@ export class WindowLoader {
     }
   }
 
+  /**
+   * The row without what records made of it that are still to be taken: after a crash the store is ahead.
+   * Undefined where one of these created it. What such a record replaced is not known any more.
+   */
+  private asOf(source: Source, row: StoredReading): StoredReading | undefined {
+    if (this.isAhead(source, row)) return undefined;
+    const { mergedFrom } = row;
+    if (mergedFrom === undefined) return row;
+    const values: Values = {};
+    for (const name in row.values) {
+      const value = row.values[name];
+      const from = mergedFrom[name];
+      if (value === undefined || (from !== undefined && this.isAhead(source, from))) continue;
+      values[name] = value;
+    }
+    return { ...row, values };
+  }
+
   /** A device may have records in several partitions; each of them goes on where it stands. */
-  private isAhead(source: Source, row: StoredReading): boolean {
-    const { partition, offset } = row;
+  private isAhead(source: Source, { partition, offset }: Origin): boolean {
     return offset >= (partition === source.partition ? source.offset : this.nextOf(partition));
   }
 }

@@ -120,6 +120,29 @@ test('a crash at any point, and a restart, change nothing of what is counted', a
   }
 });
 
+test('a merge that a crash left in the store is one when it comes again', async () => {
+  const run = new Harness({ flushEvery: 9 });
+  run.log.append([reading('d1', NOON, { a: 1 })], NOON);
+  run.start({ retry: { firstMs: 0, longestMs: 0, attemptsAfterAbort: 0 } });
+  await run.settle();
+  run.faultPoint = (name) => {
+    if (name === 'rollupsWritten') throw new Crash();
+  };
+  run.log.append([reading('d1', NOON, { b: 2 })], NOON);
+  await assert.rejects(run.ended(), Crash);
+  assert.deepEqual(run.store.values('d1', NOON), { a: 1, b: 2 });
+  run.faultPoint = () => {};
+  run.start();
+  await run.settle();
+  await run.stop();
+  assertStore(
+    run.store,
+    [reading('d1', NOON, { a: 1 }), reading('d1', NOON, { b: 2 })],
+    MINUTE,
+    true,
+  );
+});
+
 test('a crash with several batches under way', async () => {
   const hurried = scenario.map((step) => ({ ...step, hurries: true }));
   for (let death = 1; death <= 40; death += 1) {
