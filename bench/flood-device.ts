@@ -1,6 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { Latencies } from './latencies.ts';
-import { type Client, connectPacket, PublishWriter } from './packets.ts';
+import { type Client, connectPacket, PublishWriter, subscribePacket } from './packets.ts';
 
 /**
  * A device of a flood, on a raw socket: it publishes at its rate whatever the gateway does, keeps what it
@@ -18,8 +18,10 @@ export interface GroupOptions {
   window: number;
   /** Messages that a device keeps while it can't send; later ones are lost at the device. */
   buffer: number;
-  /** Default: true. */
-  cleanSession?: boolean;
+  /** Each has a session that outlives its connection, and subscribes to its commands. */
+  keepsSession?: boolean;
+  /** All connections of the group break at once after so many seconds, and all devices are back at once. */
+  breakAfter?: number;
 }
 
 /** The wait before the n-th attempt to come back is random, up to base × 2^n, at most max; ms. */
@@ -39,6 +41,10 @@ export class GroupTally {
   lost = 0;
   /** Attempts to connect that did not succeed. */
   refused = 0;
+  /** Connections that found the session of the one before. */
+  resumed = 0;
+  /** When all were connected for the last time, ms since the epoch. */
+  completeAt = 0;
   readonly latencies = new Latencies();
 }
 
@@ -106,7 +112,7 @@ export class FloodDevice {
 
   connect(): void {
     const { username, password } = this.client;
-    const { cleanSession = true } = this.options;
+    const cleanSession = this.options.keepsSession !== true;
     const socket = connect({ port: this.port, host: '127.0.0.1', noDelay: true });
     this.socket = socket;
     socket.write(connectPacket(username, username, password, { cleanSession }));
@@ -123,6 +129,15 @@ export class FloodDevice {
     this.tally.offered += due;
     this.due = Math.min(this.due + due, this.options.buffer);
     if (this.due >= 1) this.due -= this.publish(Math.floor(this.due));
+  }
+
+  /** The network breaks, and is there again at once. */
+  break(): void {
+    this.attempts = 0;
+    const { socket } = this;
+    if (socket === undefined) return;
+    this.closed(socket, true);
+    socket.resetAndDestroy();
   }
 
   /** Publishes no more; what is under way may still be acknowledged. */
@@ -175,18 +190,23 @@ export class FloodDevice {
       if (at + length > bytes.length) break;
       if (type === PUBACK) acks++;
       else if (type === PINGRESP) this.settled = this.pinged.shift() ?? this.settled;
-      else if (type === CONNACK && bytes[at + 3] === 0) this.accepted();
+      else if (type === CONNACK && bytes[at + 3] === 0) this.accepted(bytes[at + 2] === 1);
       at += length;
     }
     this.rest = bytes.subarray(at);
     if (acks > 0) this.acknowledge(acks);
   }
 
-  private accepted(): void {
+  private accepted(hasSession: boolean): void {
+    const { tally, options, client } = this;
     this.open = true;
     this.attempts = 0;
-    this.tally.connected++;
-    if (this.perMs === 0) this.publish(this.options.window);
+    tally.connected++;
+    if (tally.connected === options.clients.length) tally.completeAt = Date.now();
+    if (hasSession) tally.resumed++;
+    else if (options.keepsSession === true)
+      this.socket?.write(subscribePacket(client.topic.replace(/telemetry$/, 'commands')));
+    if (this.perMs === 0) this.publish(options.window);
   }
 
   /** PUBACKs come in the order of the publishes. */
@@ -205,8 +225,9 @@ export class FloodDevice {
     if (this.perMs === 0 && free >= window / 2) this.publish(free);
   }
 
-  private closed(socket: Socket): void {
+  private closed(socket: Socket, atOnce = false): void {
     if (socket !== this.socket) return;
+    this.socket = undefined;
     if (this.open) {
       this.tally.connected--;
       if (!this.stopped) this.tally.lost++;
@@ -217,6 +238,10 @@ export class FloodDevice {
     this.settled = this.sent;
     this.pinged = [];
     if (this.stopped) return;
+    if (atOnce) {
+      this.connect();
+      return;
+    }
     const { baseMs, maxMs } = this.backoff;
     const wait = Math.random() * Math.min(maxMs, baseMs * 2 ** this.attempts);
     this.attempts++;

@@ -26,6 +26,12 @@ export interface GroupSecond {
   latencies: SparseCounts;
   /** Now. */
   connected: number;
+  /** Connections that found their session, ever. */
+  resumed: number;
+  /** When all were connected for the last time, ms since the epoch. */
+  completeAt: number;
+  /** When all connections broke; absent before. */
+  brokenAt?: number;
 }
 
 export interface FloodSecond {
@@ -53,7 +59,8 @@ const groups = options.groups.map((group) => {
   const devices = group.clients.map(
     (client) => new FloodDevice(options.port, group, client, tally, options.backoff),
   );
-  return { group, tally, devices, last: { ...tally } };
+  const state: { brokenAt?: number } = {};
+  return { group, tally, devices, last: { ...tally }, state };
 });
 const all = groups.flatMap(({ devices }) => devices);
 
@@ -70,6 +77,15 @@ while (seconds < options.seconds) {
   await sleep(TICK_MS);
   const now = performance.now();
   for (const device of all) device.tick(now - last);
+  for (const one of groups) {
+    if (
+      one.state.brokenAt !== undefined ||
+      now - began < (one.group.breakAfter ?? Infinity) * 1_000
+    )
+      continue;
+    one.state.brokenAt = Date.now();
+    for (const device of one.devices) device.break();
+  }
   last = now;
   if (now - began >= (seconds + 1) * 1_000) {
     seconds++;
@@ -104,6 +120,9 @@ function second(): FloodSecond {
       refused: tally.refused - before.refused,
       latencies: tally.latencies.take(),
       connected: tally.connected,
+      resumed: tally.resumed,
+      completeAt: tally.completeAt,
+      ...one.state,
     };
     one.last = { ...tally };
   }

@@ -61,13 +61,18 @@ export function startLoad(file: string, options: FloodLoadOptions, behind = fals
   return { seconds, begun, end: read(), child };
 }
 
+export type Sum = Pick<GroupSecond, 'offered' | 'sent' | 'acknowledged' | 'lost' | 'refused'> & {
+  seconds: number;
+  latencies: Latencies;
+};
+
 /** Sums over the seconds that ended from `from` on and before `to`; ms since the epoch. */
 export function sumOf(
   load: Pick<Load, 'seconds'>,
   group: string,
   from = 0,
   to = Number.POSITIVE_INFINITY,
-): Omit<GroupSecond, 'latencies' | 'connected'> & { seconds: number; latencies: Latencies } {
+): Sum {
   const sum = { offered: 0, sent: 0, acknowledged: 0, lost: 0, refused: 0, seconds: 0 };
   const latencies = new Latencies();
   for (const { at, groups } of load.seconds) {

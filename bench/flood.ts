@@ -4,13 +4,14 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { benchHerd } from './flood-herd.ts';
 import { benchNeighbour, type NeighbourFigures } from './flood-neighbour.ts';
 import { benchOverload } from './flood-overload.ts';
 
 const { values } = parseArgs({
   options: {
     json: { type: 'string' },
-    only: { type: 'string', default: 'overload,neighbour' },
+    only: { type: 'string', default: 'overload,neighbour,herd' },
     seconds: { type: 'string', default: '60' },
   },
 });
@@ -48,6 +49,18 @@ if (parts.has('neighbour')) {
   const unlimited = await benchNeighbour({ seconds: seconds / 2, quotas: false });
   figures.neighbourWithoutQuotas = unlimited;
   neighbourLines('the same without quotas', unlimited);
+}
+if (parts.has('herd')) {
+  const herd = await benchHerd({ seconds: seconds / 2 });
+  figures.herd = herd;
+  line(`${herd.clients} clients that reconnect at once`, `back in ${herd.backSeconds} s`);
+  line('  refused attempts, lost sessions', `${herd.refused}, ${herd.sessionsLost}`);
+  line(
+    '  PUBACK p99 of 100 others meanwhile',
+    `${herd.meanwhileP99Ms.toFixed(1)} ms, ${herd.p99Ratio.toFixed(2)} times ${herd.quietP99Ms.toFixed(1)} ms`,
+  );
+  line('  their lost connections', String(herd.calmLost));
+  line('  admin requests, p99', `${herd.adminP99Ms.toFixed(0)} ms (${herd.levels.join(', ')})`);
 }
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 

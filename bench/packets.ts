@@ -39,6 +39,12 @@ export function connectPacket(
   return Buffer.concat([Buffer.from([0x10, ...encodeLength(body.length)]), body]);
 }
 
+/** One filter at QoS 1; its SUBACK is nobody's business. */
+export function subscribePacket(filter: string): Buffer {
+  const body = Buffer.concat([Buffer.from([0, 1]), text(filter), Buffer.from([1])]);
+  return Buffer.concat([Buffer.from([0x82, ...encodeLength(body.length)]), body]);
+}
+
 /** Writes publishes of five metrics, each with its own time, into a buffer. */
 export class PublishWriter {
   readonly size: number;

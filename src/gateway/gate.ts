@@ -31,6 +31,8 @@ export interface GateHandler {
   alive(gate: Gate): void;
   /** From now on the socket is not read: which limit is why. */
   slowed(gate: Gate, limit: SlowedBy): void;
+  /** The socket is gone: the handler destroys the gate, at once or soon. */
+  lost(gate: Gate): void;
   /** The peer broke the protocol or a limit; the gate closes itself. */
   violation(gate: Gate, reason: ViolationReason): void;
   /** True while no socket should be read. */
@@ -151,9 +153,16 @@ export class Gate extends Duplex implements FrameSink {
     this.frames = new FrameReader(this.frameLimits(limits), this);
     socket.on('data', (chunk: Buffer) => this.onData(chunk));
     socket.on('end', () => this.onEnd());
-    socket.on('error', () => this.cut('CONNECTION_LOST'));
-    socket.on('close', () => this.cut('CONNECTION_LOST'));
+    socket.on('error', () => this.lose());
+    socket.on('close', () => this.lose());
     socket.on('drain', () => this.resumeReading());
+  }
+
+  /** The socket is gone; the handler says when the connection ends. */
+  private lose(): void {
+    if (this.destroyed) return;
+    this.endedBy ??= 'CONNECTION_LOST';
+    this.handler.lost(this);
   }
 
   /** Ends the connection; `reason` counts unless there is one already. */

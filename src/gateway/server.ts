@@ -21,6 +21,7 @@ import {
 } from './gate.ts';
 import type { Done, Ingest, Publish } from './ingest.ts';
 import { answerOf, type ConnectRules, type Refused, reasonOf } from './overload/connect-rules.ts';
+import { Farewells } from './overload/farewells.ts';
 import { Handshakes } from './overload/handshakes.ts';
 import type { Overload } from './overload/overload.ts';
 import type { DeviceUsage } from './overload/usage.ts';
@@ -107,6 +108,7 @@ export class Gateway implements GateHandler {
   private stopping = false;
   private draining = false;
   private readonly handshakes: Handshakes<Gate>;
+  private readonly farewells = new Farewells<Gate>((gate) => gate.destroy());
   /** What the address of a connection counts as, where it counts. */
   private readonly addressOf = new WeakMap<Gate, string>();
 
@@ -251,6 +253,7 @@ export class Gateway implements GateHandler {
 
   /** Ends all connections, after {@link stopReading} and after the log has committed everything. */
   async close(): Promise<void> {
+    this.farewells.flush();
     for (const gate of this.gates) {
       gate.flushAcks();
       gate.endedBy ??= 'STOPPING';
@@ -593,6 +596,10 @@ export class Gateway implements GateHandler {
     this.options.ingest.event(session, 'connected', { clientId, since });
     this.handshakes.done(gate);
     gate.open();
+  }
+
+  lost(gate: Gate): void {
+    this.farewells.add(gate);
   }
 
   slowed(gate: Gate, limit: SlowedBy): void {

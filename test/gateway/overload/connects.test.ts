@@ -8,6 +8,7 @@ import { parseRate, type RateLimit } from '../../../src/core/units.ts';
 import { readConnect, refusingConnack } from '../../../src/gateway/connect-packet.ts';
 import { Addresses } from '../../../src/gateway/overload/addresses.ts';
 import { Distinct } from '../../../src/gateway/overload/distinct.ts';
+import { Farewells } from '../../../src/gateway/overload/farewells.ts';
 import { Handshakes } from '../../../src/gateway/overload/handshakes.ts';
 import { PenaltyBox } from '../../../src/gateway/overload/penalty-box.ts';
 import type { CredentialVerifier } from '../../../src/tenants/contract.ts';
@@ -138,6 +139,50 @@ test('handshakes: so many at a time, in their order, and no more that wait than 
   assert.deepEqual(started.slice(6), [7], 'half as many');
   assert.equal(handshakes.underWay, 2);
   handshakes.stop();
+});
+
+test('handshakes: turns that take long begin few, quick ones more each time; all get their turn', async () => {
+  let now = 0;
+  const handshakes = new Handshakes<object>({
+    activeMax: 1_000,
+    waitingMax: 1_000,
+    now: () => now,
+  });
+  let begun = 0;
+  const offer = (count: number) => {
+    for (let i = 0; i < count; i++) handshakes.offer({}, () => begun++);
+  };
+  const turns = async (count: number, ms: number) => {
+    const before = begun;
+    for (let i = 0; i < count; i++) {
+      now += ms;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return begun - before;
+  };
+  offer(600);
+  const slow = await turns(10, 20);
+  assert.ok(slow >= 20 && slow <= 40, `${slow} in ten slow turns`);
+  const quick = await turns(10, 1);
+  assert.ok(quick >= 60 && quick <= 100, `${quick} in ten quick turns`);
+  await turns(100, 1);
+  assert.equal(begun, 600);
+  handshakes.stop();
+});
+
+test('farewells: a few connections that are lost end at once, of thousands so many in a turn', async () => {
+  const ended: number[] = [];
+  const farewells = new Farewells<{ id: number }>(({ id }) => ended.push(id));
+  const gates = Array.from({ length: 200 }, (_, id) => ({ id }));
+  farewells.add(gates[0] as { id: number });
+  assert.deepEqual(ended, [0]);
+  for (const gate of gates.slice(1)) farewells.add(gate);
+  assert.equal(ended.length, 32);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(ended.length, 64);
+  farewells.flush();
+  assert.deepEqual(ended, [...gates.keys()]);
+  assert.equal(farewells.size, 0);
 });
 
 test('a CONNECT is read as far as it is needed, whatever it holds', () => {
