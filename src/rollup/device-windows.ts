@@ -291,19 +291,25 @@ export class DeviceWindows {
     else this.mergeValues(window, place, ts, values, partition);
   }
 
-  /** Empties a window that is to be built anew. Its rows are read again to see what changes. */
+  /**
+   * Empties a window that is to be built anew. Rows that are in the store as memory has them are kept for
+   * comparison. All others are written and change their hour, also where the store has the same: a crash
+   * may have left it, and then the hour does not hold it yet.
+   */
   reset(window: Window, partition: number): void {
     this.countReadings(-window.index.size);
     this.dropKept(window);
     window.kept = new KeptValues(partition);
     window.index = new ReadingIndex();
     window.rebuild = false;
-    window.rowsKnown = false;
-    window.verify = true;
     window.dirty = true;
     window.hasStale = false;
     for (const metric of window.metrics) {
       if (metric === undefined) continue;
+      const { accumulator, row } = metric;
+      if (row.stored && metric.writtenCount === accumulator.count)
+        row.compare = accumulator.state();
+      metric.writtenCount = -1;
       metric.accumulator = new Accumulator();
       metric.isStale = false;
     }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { SpillwayError } from '../../src/core/errors.ts';
 import type { ReadingRecord, Values } from '../../src/core/nouns.ts';
 import { Crash } from './fakes.ts';
 import { DAY, Harness, type HarnessOptions, HOUR, MINUTE, reading, T0 } from './harness.ts';
@@ -141,6 +142,30 @@ test('a merge that a crash left in the store is one when it comes again', async 
     MINUTE,
     true,
   );
+});
+
+test('base rows that a crash left do not keep hours and days from being written', async () => {
+  const run = new Harness();
+  const readings = [reading('d1', NOON, { a: 1 }), reading('d1', NOON, { a: 2, b: 1 })];
+  run.log.append(readings, NOON);
+  let isDead = false;
+  run.store.cut = (call) => {
+    isDead ||= call === 'writeRollups';
+    return isDead;
+  };
+  run.store.before = () => {
+    if (isDead) throw new SpillwayError('STORE_TAKEN_OVER', 'nothing is written any more');
+  };
+  run.start({ retry: { firstMs: 0, longestMs: 0 } });
+  await assert.rejects(run.ended(), { code: 'STORE_TAKEN_OVER' });
+  const left = [...run.store.rollupRows.values()].map(({ windowMs }) => windowMs);
+  assert.ok(left.includes(MINUTE) && !left.includes(DAY), `${left}`);
+  run.store.before = () => {};
+  run.store.cut = () => false;
+  run.start();
+  await run.settle();
+  await run.stop();
+  assertStore(run.store, readings, MINUTE, true);
 });
 
 test('a crash with several batches under way', async () => {
