@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openRegistry } from '../../src/engines.ts';
-import { seeded } from '../system/restless-device.ts';
+import { seeded } from '../helpers/seeded.ts';
 import { type LiveHeap, SpillwayProcess } from '../system/spillway-process.ts';
 import { type Visits, visit } from './visitors.ts';
 

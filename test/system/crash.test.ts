@@ -5,8 +5,9 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { windowsOf as windowSizesOf } from '../../src/config/windows.ts';
 import { audit } from '../../src/ops/ledger.ts';
+import { seeded } from '../helpers/seeded.ts';
 import { assertRollups, differences } from './naive.ts';
-import { RestlessDevice, seeded } from './restless-device.ts';
+import { RestlessDevice } from './restless-device.ts';
 import { SpillwayProcess } from './spillway-process.ts';
 
 const DAY_MS = 86_400_000;
