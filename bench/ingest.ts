@@ -65,7 +65,7 @@ async function runGateway(seconds: number, fastPath: boolean): Promise<Round> {
   ]);
   const { port, clients } = JSON.parse(await firstLine(child)) as { port: number; clients: [] };
   const common = { port, clients, window: WINDOW, rate: 0, qos: 1 as const, stepMs: 1 };
-  await load({ ...common, seconds: 2, startTs: Date.now() - 3_600_000 });
+  await load({ ...common, seconds: 2, startTs: Date.now() - 1_800_000 });
   const before = cpuSeconds(child);
   const result = await load({ ...common, seconds, startTs: Date.now() });
   const cpu = cpuSeconds(child) - before;

@@ -4,6 +4,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { benchBackfill } from './backfill.ts';
 import { benchInflux } from './influxdb.ts';
 import { benchIngest } from './ingest.ts';
 import { benchEndToEnd, benchIdle, benchVisible } from './program.ts';
@@ -64,6 +65,21 @@ if (parts.has('visible')) {
   const visible = await benchVisible({ seconds: 30 });
   figures.visible = visible;
   line('publish to visible in a query, 100/s', `p50 ${visible.p50Ms} ms, p99 ${visible.p99Ms} ms`);
+}
+if (parts.has('backfill')) {
+  for (const device of ['none', 'lane', 'noLane'] as const) {
+    const backfill = await benchBackfill({ seconds: Number(values.seconds), device });
+    figures[`backfill/${device}`] = backfill;
+    const names = { none: 'live alone', lane: 'beside a backfill', noLane: 'beside one, no lane' };
+    line(
+      `${names[device]}: live PUBACK p99, visible p50, p99`,
+      `${backfill.pubackP99Ms.toFixed(1)} ms, ${backfill.visibleP50Ms} ms, ${backfill.visibleP99Ms} ms`,
+    );
+    line(
+      '  old readings acknowledged, processed',
+      `${backfill.acknowledgedPerSecond}/s, ${backfill.processedPerSecond}/s`,
+    );
+  }
 }
 if (parts.has('influxdb')) {
   const rate = Number(values.influxRate);

@@ -54,6 +54,8 @@ export function openAppender(config: Config, events: AppenderEvents): Promise<Em
       commitBytesMax: embedded.commitBytesMax,
       commitIntervalMs: embedded.commitInterval,
       pendingBytesMax: embedded.pendingBytesMax,
+      // In the spool all stand in one sequence; the forwarder brings old readings to a topic of their own.
+      hasBackfill: config.log.engine === 'embedded',
     },
     events,
   );

@@ -9,9 +9,10 @@ import type { DeviceType } from './core/nouns.ts';
 import { openConsumer, openRegistry, openStore, ROLLUP_GROUP } from './engines.ts';
 import type { AppendRequest, ConsumeOptions, LogBatch, LogConsumer } from './log/contract.ts';
 import { releaseMemory } from './memory.ts';
-import type { RollupStatus } from './ops/counters.ts';
+import type { BackfillStatus, RollupStatus } from './ops/counters.ts';
 import { Deadman, type Presence } from './ops/deadman.ts';
 import { DeviceWatch } from './ops/device-watch.ts';
+import type { BackfillStats } from './rollup/backfill-lane.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
 import type { Store } from './store/contract.ts';
 import { Asking } from './thread-asking.ts';
@@ -19,9 +20,12 @@ import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
 
-/** `until`: offset by partition at which to end, everything before it processed; an empty one ends at once. */
+/**
+ * `until`: offset by partition at which to end, everything before it processed; an empty one ends at once. What
+ * the lane of old readings has not processed after `backfillMs` is left for the next start.
+ */
 export type ToRollup =
-  | { kind: 'drain'; until: Map<number, number> }
+  | { kind: 'drain'; until: Map<number, number>; backfillMs: number }
   | { kind: 'types'; types: Config['types'] }
   | { kind: 'appended'; id: number; failed: AppendFailure | undefined }
   | { kind: 'presence'; id: number; tenant: string };
@@ -56,10 +60,15 @@ function statusOf(
     lateCorrections: stats.late,
     flushMs: stats.flushMsLast,
     loopDelayMs,
+    backfill: backfillStatus(stats.backfill),
     ...(watched !== undefined && {
       presence: { ...watched.deadman.counts(), events: { ...watched.watch.events } },
     }),
   };
+}
+
+function backfillStatus({ lagOffsets, ts, ...rest }: BackfillStats): BackfillStatus {
+  return { ...rest, lagRecords: lagOffsets, ...(ts !== undefined && { ts }) };
 }
 
 interface Watched {
@@ -114,6 +123,7 @@ class Drain {
       commit: (group, partition, offset) => inner.commit(group, partition, offset),
       committed: (group) => inner.committed(group),
       bounds: () => inner.bounds(),
+      isBackfill: (partition) => inner.isBackfill?.(partition) === true,
       ...(inner.partitionOf !== undefined && {
         partitionOf: (tenant, device) => inner.partitionOf?.(tenant, device),
       }),
@@ -126,8 +136,15 @@ class Drain {
     return this.stop.signal;
   }
 
-  to(until: Map<number, number>): void {
+  /** `leave`: aborted when partitions of the lane of old readings are left for the next start. */
+  to(until: Map<number, number>, leave: AbortSignal): void {
     this.until = until;
+    leave.addEventListener('abort', () => {
+      for (const partition of until.keys()) {
+        if (this.consumer.isBackfill?.(partition) === true) until.delete(partition);
+      }
+      this.check();
+    });
     this.check();
   }
 
@@ -148,9 +165,10 @@ class Drain {
   }
 
   private observed(options: ConsumeOptions): ConsumeOptions {
-    const { onRevoked, onAssigned } = options;
+    const { onRevoked, onAssigned, holdsBack } = options;
     return {
       ...options,
+      holdsBack: (partition) => this.until === undefined && holdsBack?.(partition) === true,
       onRevoked: (partitions) => {
         for (const partition of partitions) this.seen.delete(partition);
         onRevoked?.(partitions);
@@ -195,7 +213,7 @@ if (parentPort !== null) {
     if (message.kind === 'drain') {
       // Nothing new goes into a log that is brought to its end.
       watched?.watch.close();
-      drain.to(message.until);
+      drain.to(message.until, AbortSignal.timeout(message.backfillMs));
     } else if (message.kind === 'types') replaceTypes(types, message.types);
     else if (message.kind === 'appended') appends.settle(message.id, message.failed);
     else {
@@ -228,6 +246,7 @@ if (parentPort !== null) {
       types,
       logger,
       signal: drain.signal,
+      backfill: config.backfill,
       ...(watched !== undefined && { watcher: watched.watch }),
       onStats: (stats) => {
         post({ kind: 'stats', status: statusOf(stats, delay.percentile(99) / 1e6, watched) });

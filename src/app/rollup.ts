@@ -12,6 +12,8 @@ import { Asking } from '../thread-asking.ts';
 import { appendFor } from './append-for.ts';
 
 const RESTART_MS = 5_000;
+/** Part of the time to stop for which the lane of old readings is waited for. */
+const BACKFILL_SHARE = 0.25;
 const PRESENCES_MAX = 100;
 const PRESENCE_TIMEOUT_MS = 2_000;
 
@@ -81,7 +83,11 @@ export async function startRollup(
       presences.ask((id) => post({ kind: 'presence', id, tenant }), [], PRESENCE_TIMEOUT_MS),
     async stop(): Promise<void> {
       stopping = true;
-      post({ kind: 'drain', until: await whereToEnd(config) });
+      post({
+        kind: 'drain',
+        until: await whereToEnd(config),
+        backfillMs: Math.ceil(config.shutdown.drainTimeout * BACKFILL_SHARE),
+      });
       await ended;
       if (failed) throw new SpillwayError('STORE_BUSY', 'the rollup worker is down');
     },

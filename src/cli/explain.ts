@@ -34,6 +34,7 @@ function explanationText(explanation: Explanation): string {
     identityLines(explanation),
     [...presenceLines(explanation), ...connectionLines(explanation)],
     clockLines(explanation),
+    backfillLines(explanation),
     wholenessLines(explanation),
     placeLines(explanation),
     decisionLines(explanation),
@@ -92,6 +93,22 @@ function clockLines({ gateway }: Explanation): string[] {
   ];
 }
 
+function backfillLines({ gateway, offsets }: Explanation): string[] {
+  const backfill = gateway?.backfill ?? null;
+  const waiting = (offsets ?? [])
+    .filter(({ isBackfill }) => isBackfill)
+    .reduce((sum, { logEnd, storePosition }) => sum + logEnd - (storePosition ?? 0), 0);
+  const lines: string[] = [];
+  if (backfill !== null) {
+    const { readings, since, at, ts, oldest } = backfill;
+    lines.push(
+      `${readings} old readings came since ${since}, the oldest of ${oldest}, the last at ${at} of ${ts}`,
+    );
+  }
+  if (waiting > 0) lines.push(`${waiting} old readings of all devices wait to be processed`);
+  return lines;
+}
+
 function wholenessLines({ completeness, gaps }: Explanation): string[] {
   const { expected, received, deadLettered } = completeness;
   const of = expected === null ? '' : ` of ${expected} expected`;
@@ -111,9 +128,9 @@ function placeLines({ newest, offsets }: Explanation): string[] {
     const { ts, received, partition, offset } = newest;
     lines.push(`newest ${ts}, received ${received}: offset ${offset} of partition ${partition}`);
   }
-  for (const { partition, logEnd, storePosition } of offsets ?? []) {
+  for (const { partition, isBackfill, logEnd, storePosition } of offsets ?? []) {
     lines.push(
-      `  partition ${partition}: log to ${logEnd}, store to ${storePosition ?? 'nothing'}`,
+      `  partition ${partition}${isBackfill ? ' (old readings)' : ''}: log to ${logEnd}, store to ${storePosition ?? 'nothing'}`,
     );
   }
   return lines;

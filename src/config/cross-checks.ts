@@ -17,6 +17,7 @@ export function crossChecks(config: Config): Conflict[] {
     ...engines(config),
     ...baseWindow(config),
     ...pastMax(config),
+    ...backfill(config),
     ...bounds(config),
   ];
 }
@@ -112,6 +113,20 @@ function* pastMax(config: Config): Generator<Conflict> {
       what,
     };
   }
+}
+
+/** What may still be in memory is no backfill. */
+function* backfill({ backfill, rollup }: Config): Generator<Conflict> {
+  if (!backfill.enabled || backfill.after >= rollup.lateness) return;
+  const bound = `rollup.lateness (${formatDuration(rollup.lateness)})`;
+  const what = `expected at least ${bound}, got ${formatDuration(backfill.after)}`;
+  yield {
+    paths: [
+      ['backfill', 'after'],
+      ['rollup', 'lateness'],
+    ],
+    what,
+  };
 }
 
 function* bounds(config: Config): Generator<Conflict> {

@@ -339,6 +339,17 @@ export const configSchema = z.strictObject({
   deadLetters: z
     .strictObject({ replaysPerSecondMax: count(500), attemptsMax: count(3) })
     .prefault({}),
+  backfill: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      after: duration('1h', 1_000),
+      readingsPerSecond: count(4_000),
+      tenantReadingsPerSecond: count(3_000),
+      deviceReadingsPerSecond: count(2_000),
+      windowsPerSecond: count(1_000),
+      waitingMax: count(100_000),
+    })
+    .prefault({}),
   deadman: z
     .strictObject({
       enabled: z.boolean().default(true),

@@ -8,6 +8,7 @@
  * log          the durable, ordered, replayable stream between ingestion and everything else
  * record       one entry of the log: a reading, a dead letter, a shed count or an event
  * offset       the place of a record in its partition of the log; grows by one for each record
+ * backfill     readings that come long after they were measured, in a lane of their own
  * rollup       statistics of one device's metric over one window
  * store        the time-series database of raw readings and rollups
  * receipt      what a device is told about a message that was not taken
@@ -27,6 +28,8 @@ export interface ReadingRecord {
   tenant: string;
   device: string;
   type: string;
+  /** Only where it came long after it was measured, and takes a way of its own. */
+  lane?: 'backfill';
   /** Event time: when the device measured. */
   ts: number;
   /** Gateway time: when the gateway took it. */

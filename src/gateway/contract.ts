@@ -62,6 +62,17 @@ export interface ConnectionView {
   reason: string;
 }
 
+/** Old readings that were accepted of a device. Times in ms. */
+export interface BackfillView {
+  readings: number;
+  /** Gateway time of the first and the last. */
+  since: number;
+  at: number;
+  /** Event time of the last, and the least of all. */
+  ts: number;
+  oldest: number;
+}
+
 /** What this gateway knows of a device since it started. */
 export interface DeviceView {
   /** Open connections, the newest first. */
@@ -71,4 +82,6 @@ export interface DeviceView {
   /** Newest first. */
   decisions: Decision[];
   clock: ClockSkew | null;
+  /** Null when none came. */
+  backfill: BackfillView | null;
 }

@@ -7,6 +7,7 @@ import {
   type ViolationReason,
 } from './frames.ts';
 import type { Turn } from './overload/admission.ts';
+import type { BackfillTurn } from './overload/backfill.ts';
 import { decodeTopic } from './topics.ts';
 
 /**
@@ -123,6 +124,8 @@ export class Gate extends Duplex implements FrameSink {
   private connectPacket: Buffer | undefined;
   /** The connection's way through admission, from the time when it is known whose it is. */
   turn: Turn | undefined;
+  /** Its way through the budget of old readings, from the same time on. */
+  backfill: BackfillTurn | undefined;
   private inflight = 0;
   private held = false;
   private ended = false;
@@ -216,6 +219,7 @@ export class Gate extends Duplex implements FrameSink {
     this.held = true;
     this.socket.pause();
     this.turn?.leave();
+    this.backfill?.leave();
     if (farewell !== undefined && !this.socket.destroyed) this.socket.write(farewell);
     if (this.inflight === 0) this.destroy();
   }
@@ -359,6 +363,7 @@ export class Gate extends Duplex implements FrameSink {
     this.frames.stop();
     clearTimeout(this.controlTimer);
     this.turn?.leave();
+    this.backfill?.leave();
     if (!this.socket.destroyed) {
       // What was written goes out first; a peer that doesn't read is cut.
       if (error === null && this.socket.writable) {
@@ -409,6 +414,7 @@ export class Gate extends Duplex implements FrameSink {
       this.control <= 0 ||
       this.brokerBehind ||
       this.handler.saturated ||
+      this.backfill?.isHeld === true ||
       this.unread
     );
   }
@@ -419,7 +425,7 @@ export class Gate extends Duplex implements FrameSink {
     if (this.unread) return 'OUTPUT_UNREAD';
     if (this.brokerBehind) return 'BROKER_BEHIND';
     if (this.control <= 0) return 'CONTROL_RATE';
-    // Else it waits for its turn, and admission says why.
+    // Else it waits for its turn, and admission or the budget of old readings says why.
     return this.inflight >= this.inflightMax ? 'INFLIGHT_MAX' : undefined;
   }
 

@@ -1,5 +1,5 @@
 import { SkewEstimate } from './clock-skew.ts';
-import type { ConnectionView, Decision, DeviceView } from './contract.ts';
+import type { BackfillView, ConnectionView, Decision, DeviceView } from './contract.ts';
 
 /**
  * What the gateway remembers of devices, for those who ask why: their last decisions, their clock, their
@@ -44,6 +44,7 @@ export class History {
   used = true;
   lastConnection: ConnectionView | undefined;
   private skew: SkewEstimate | undefined;
+  private backfill: BackfillView | undefined;
   private ring: Float64Array | undefined;
   private size = 0;
   private newest = 0;
@@ -84,6 +85,16 @@ export class History {
     this.skew.observe(ts, received);
   }
 
+  /** An accepted reading that is old; times in ms. */
+  noteBackfill(ts: number, at: number): void {
+    this.backfill ??= { readings: 0, since: at, at, ts, oldest: ts };
+    const { backfill } = this;
+    backfill.readings++;
+    backfill.at = at;
+    backfill.ts = ts;
+    if (ts < backfill.oldest) backfill.oldest = ts;
+  }
+
   /** Newest first. */
   decisions(): Decision[] {
     const list: Decision[] = [];
@@ -97,11 +108,12 @@ export class History {
     return list;
   }
 
-  view(): Pick<DeviceView, 'decisions' | 'clock' | 'lastConnection'> {
+  view(): Pick<DeviceView, 'decisions' | 'clock' | 'lastConnection' | 'backfill'> {
     return {
       decisions: this.decisions(),
       clock: this.skew?.view() ?? null,
       lastConnection: this.lastConnection ?? null,
+      backfill: this.backfill ?? null,
     };
   }
 

@@ -41,6 +41,8 @@ export interface IngestOptions {
   /** Quotas, and what is dropped under overload; without it neither is known. */
   overload?: Overload;
   histories: Histories;
+  /** Readings that are older when they come take the lane of old ones; absent: none do. */
+  backfillAfterMs?: number;
   limits: {
     payloadBytesMax: number;
     readingsPerMessageMax: number;
@@ -70,6 +72,7 @@ class DirectoryError extends Error {}
 export class Ingest {
   private readonly options: IngestOptions;
   private readonly histories: Histories;
+  private readonly backfillAfterMs: number;
   /** By name of a type; a session keeps the slot, so that a change reaches it. */
   private readonly slots = new Map<string, TypeSlot>();
   private readonly sheds = new Map<
@@ -81,6 +84,7 @@ export class Ingest {
   constructor(options: IngestOptions) {
     this.options = options;
     this.histories = options.histories;
+    this.backfillAfterMs = options.backfillAfterMs ?? Number.POSITIVE_INFINITY;
     this.setTypes(options.types);
     this.shedTimer = setInterval(() => this.flushShed(), SHED_FLUSH_MS);
   }
@@ -159,6 +163,7 @@ export class Ingest {
         const refusal = refuse('SHAPE_INVALID', { actual: String(error) });
         request.records.length = 0;
         request.tallyKeys.length = 0;
+        delete request.backfill;
         this.refuse(session, session.own, publish, received, refusal, request);
       }
     }
@@ -236,6 +241,7 @@ export class Ingest {
         this.refuse(session, of, part, received, refusal, request);
       }
     }
+    if (request.backfill !== undefined) this.countBackfill(session, publish, request, items.length);
     if (accepted === 0) return;
     counters.readingsAccepted.set(
       session.identity.tenant,
@@ -293,9 +299,32 @@ export class Ingest {
     const refusal = this.newMetric(target, item, result.values, received);
     if (refusal !== undefined) return refusal;
     this.note(target, ACCEPTED, received);
-    request.records.push(target.encode(result.ts, received, result.seq, result.values));
+    const { ts, seq, values } = result;
+    if (received - ts > this.backfillAfterMs) {
+      request.backfill ??= [];
+      request.backfill[request.records.length] = true;
+      request.records.push(target.encodeBackfill(ts, received, seq, values));
+      this.historyOf(target)?.noteBackfill(ts, received);
+    } else request.records.push(target.encode(ts, received, seq, values));
     request.tallyKeys.push(target.acceptedKey(received));
     return undefined;
+  }
+
+  /** Old readings have a budget of their own: a message that has no others counts for no quota. */
+  private countBackfill(
+    session: Session,
+    publish: Publish,
+    { backfill = [] }: AppendRequest,
+    items: number,
+  ): void {
+    const readings = backfill.reduce((count, isOld) => count + Number(isOld), 0);
+    this.options.counters.backfill.readings += readings;
+    if (session.admission === undefined) return;
+    const { turn, backfill: budget } = session.admission;
+    if (readings === items) turn.exempt(publish.payloadBytes);
+    const { isHeld } = budget;
+    budget.take(readings);
+    if (budget.isHeld && !isHeld) this.slowed(session, 'BACKFILL_RATE');
   }
 
   /** A type that keeps what it doesn't declare would let a device make series without end. */

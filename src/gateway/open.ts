@@ -13,7 +13,7 @@ import type { Readings } from './overload/signals.ts';
 import { Gateway, type GatewayLogger } from './server.ts';
 
 export interface OpenGatewayOptions {
-  config: Pick<Config, 'gateway' | 'types' | 'overload' | 'quotas' | 'log'>;
+  config: Pick<Config, 'gateway' | 'types' | 'overload' | 'backfill' | 'quotas' | 'log'>;
   appender: LogAppender;
   directory: Directory;
   verifier: CredentialVerifier;
@@ -40,6 +40,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
   const histories = new Histories({ devicesMax: limits.rememberedDevicesMax });
   const overload = new Overload({
     config: config.overload,
+    backfill: config.backfill,
     quotaOf: quotasOf(config),
     appender,
     counters,
@@ -66,6 +67,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     clock,
     overload,
     histories,
+    backfillAfterMs: config.backfill.enabled ? config.backfill.after : Number.POSITIVE_INFINITY,
     limits: {
       payloadBytesMax: limits.payloadBytesMax,
       readingsPerMessageMax: limits.readingsPerMessageMax,

@@ -544,6 +544,7 @@ export class Gateway implements GateHandler {
     const { overload } = this.options;
     const usage = overload.book.open(identity.tenant, identity.device);
     gate.turn = overload.admission.turn(usage, () => gate.resumeReading());
+    gate.backfill = overload.backfill.turn(usage, () => gate.resumeReading());
     const session = new Session({
       identity,
       clientId: client.id,
@@ -551,6 +552,7 @@ export class Gateway implements GateHandler {
       own,
       secretHash,
       usage,
+      admission: { turn: gate.turn, backfill: gate.backfill },
     });
     this.sessionOf.set(gate, session);
     this.sessions.set(gate, session);
@@ -616,6 +618,7 @@ export class Gateway implements GateHandler {
       lastConnection: null,
       decisions: [],
       clock: null,
+      backfill: null,
       ...this.options.ingest.remembered(name),
     };
   }

@@ -2,6 +2,8 @@ import { encodeReading, readingPrefix, tallyKey } from '../log/record.ts';
 import type { Identity } from '../tenants/contract.ts';
 import type { ConnectionView } from './contract.ts';
 import type { History } from './history.ts';
+import type { Turn } from './overload/admission.ts';
+import type { BackfillTurn } from './overload/backfill.ts';
 import type { DeviceUsage } from './overload/usage.ts';
 import type { TimeBudget } from './time-answer.ts';
 import type { SubscribeChannel } from './topics.ts';
@@ -29,6 +31,7 @@ export class Target {
   /** What is remembered of it; undefined before the first decision, and while there is no room. */
   history: History | undefined;
   private readonly prefix: string;
+  private backfillPrefix = '';
   private tallyHourEnd = 0;
   private tally = '';
 
@@ -48,6 +51,19 @@ export class Target {
     values: Record<string, number | boolean | string>,
   ): string {
     return encodeReading(this.prefix, ts, received, seq, values);
+  }
+
+  /** The same for a reading that takes the lane of old ones. */
+  encodeBackfill(
+    ts: number,
+    received: number,
+    seq: number | undefined,
+    values: Record<string, number | boolean | string>,
+  ): string {
+    if (this.backfillPrefix === '') {
+      this.backfillPrefix = readingPrefix(this.tenant, this.device, this.type, 'backfill');
+    }
+    return encodeReading(this.backfillPrefix, ts, received, seq, values);
   }
 
   /** The tally key of an accepted reading, made anew once an hour. */
@@ -80,6 +96,8 @@ export class Session {
   readonly secretHash: string;
   /** Undefined where nobody keeps quotas. */
   readonly usage: DeviceUsage | undefined;
+  /** The connection's ways through admission and the budget of old readings; the same. */
+  readonly admission: { turn: Turn; backfill: BackfillTurn } | undefined;
   /** By its quota. */
   readonly payloadBytesMax: number;
   readonly targets = new Map<string, Target>();
@@ -97,6 +115,7 @@ export class Session {
     own: Target;
     secretHash: string;
     usage?: DeviceUsage;
+    admission?: { turn: Turn; backfill: BackfillTurn };
   }) {
     this.identity = options.identity;
     this.clientId = options.clientId;
@@ -104,6 +123,7 @@ export class Session {
     this.own = options.own;
     this.secretHash = options.secretHash;
     this.usage = options.usage;
+    this.admission = options.admission;
     this.payloadBytesMax =
       options.usage?.tenant.quota.device.payloadBytesMax || Number.POSITIVE_INFINITY;
   }

@@ -40,7 +40,12 @@ export interface Explanation {
   /** The newest reading by event time, and the place of its record in the log; null without any. */
   newest: { ts: string; received: string; partition: number; offset: number } | null;
   /** How far log and store have come; for operators alone. */
-  offsets?: { partition: number; logEnd: number; storePosition: number | null }[];
+  offsets?: {
+    partition: number;
+    isBackfill: boolean;
+    logEnd: number;
+    storePosition: number | null;
+  }[];
 }
 
 interface ShownConnection {
@@ -65,6 +70,8 @@ interface ShownView {
     readings: number;
     measuredAt: string;
   } | null;
+  /** Readings that came long after they were measured; null when none did. */
+  backfill: { readings: number; since: string; at: string; ts: string; oldest: string } | null;
 }
 
 const iso = (ms: number): string => new Date(ms).toISOString();
@@ -115,7 +122,8 @@ function shownType(type: DeviceType): Explanation['type'] {
   };
 }
 
-function shownView({ connections, lastConnection, decisions, clock }: DeviceView): ShownView {
+function shownView(view: DeviceView): ShownView {
+  const { connections, lastConnection, decisions, clock, backfill } = view;
   const connection = (one: DeviceView['connections'][number]): ShownConnection => ({
     ...one,
     since: iso(one.since),
@@ -125,6 +133,16 @@ function shownView({ connections, lastConnection, decisions, clock }: DeviceView
     connections: connections.map(connection),
     lastConnection: lastConnection === null ? null : connection(lastConnection),
     decisions: decisions.map((one) => ({ ...one, at: iso(one.at) })),
+    backfill:
+      backfill === null
+        ? null
+        : {
+            readings: backfill.readings,
+            since: iso(backfill.since),
+            at: iso(backfill.at),
+            ts: iso(backfill.ts),
+            oldest: iso(backfill.oldest),
+          },
     clock: clock === null ? null : { ...clock, measuredAt: iso(clock.measuredAt) },
   };
 }
@@ -186,7 +204,7 @@ async function offsetsOf({
 }: DataContext): Promise<NonNullable<Explanation['offsets']>> {
   const [bounds, positions] = await Promise.all([consumer.bounds(), store.position('rollup')]);
   return [...bounds].map(([partition, { end }]) => ({
-    ...{ partition, logEnd: end },
+    ...{ partition, isBackfill: consumer.isBackfill?.(partition) === true, logEnd: end },
     storePosition: positions.get(partition) ?? null,
   }));
 }

@@ -17,6 +17,8 @@ export interface AppendRequest {
   tallyKeys: string[];
   /** For `shed` records: how many messages each stands for; 1 where absent. */
   counts?: number[];
+  /** True for records that a log which has a lane for old readings puts there; absent: none. */
+  backfill?: boolean[];
 }
 
 /** The writing end. */
@@ -56,6 +58,8 @@ export interface LogStats {
   /** Duration of the last commit and the mean over the recent ones, ms. */
   commitMsLast: number;
   commitMsMean: number;
+  /** Records in the lane for old readings that nobody has processed; about a second old. Absent: no lane. */
+  backfillWaiting?: number;
 }
 
 /**
@@ -102,6 +106,8 @@ export interface ConsumeOptions {
    * partition without an offset in `from` begins at its first.
    */
   alone?: boolean;
+  /** Asked before each batch: true while none of the partition shall be yielded. Asked again soon. */
+  holdsBack?(partition: number): boolean;
   /**
    * Where the members of a group share the partitions, the three callbacks say who has which. A log that
    * has one reader for each group never calls them.
@@ -156,6 +162,8 @@ export interface LogConsumer {
    * don't share the partitions.
    */
   partitionOf?(tenant: string, device: string): number | undefined;
+  /** True for partitions that hold the lane of old readings. Absent: there are none. */
+  isBackfill?(partition: number): boolean;
   /** The gateways' own account of what was received, from durable counts. */
   received(filter: ReceivedFilter): Promise<ReceivedCount[]>;
   /**

@@ -1,12 +1,18 @@
-import type { LogRecord, ReceivedCount, Value } from '../core/nouns.ts';
+import type { LogRecord, ReadingRecord, ReceivedCount, Value } from '../core/nouns.ts';
 
 /**
  * The wire form of a record: one JSON object on one line, as `docs/log-format.md` documents it.
  * Readings are built from a prefix that is made once for each session, because names are of a
  * character set that needs no escaping; that saves a third of the cost of `JSON.stringify`.
  */
-export function readingPrefix(tenant: string, device: string, type: string): string {
-  return `{"kind":"reading","tenant":"${tenant}","device":"${device}","type":"${type}","ts":`;
+export function readingPrefix(
+  tenant: string,
+  device: string,
+  type: string,
+  lane?: ReadingRecord['lane'],
+): string {
+  const of = lane === undefined ? '' : `"lane":"${lane}",`;
+  return `{"kind":"reading","tenant":"${tenant}","device":"${device}","type":"${type}",${of}"ts":`;
 }
 
 /** `prefix` of {@link readingPrefix}; times in ms since the epoch. */

@@ -25,6 +25,8 @@ export interface GatewayCounters {
   /** How often a limit slowed down or refused a device: by tenant, then by the code of the limit. */
   limited: Map<string, Map<string, number>>;
   receiptsSent: number;
+  /** Accepted readings that were old, and connections that wait since they sent many. */
+  backfill: { readings: number; held: number };
   overload: OverloadStatus;
 }
 
@@ -128,6 +130,7 @@ export function gatewayCounters(): GatewayCounters {
     shedByTenant: new Map(),
     limited: new Map(),
     receiptsSent: 0,
+    backfill: { readings: 0, held: 0 },
     overload: noOverload(),
   };
 }
@@ -148,6 +151,23 @@ export interface RollupStatus {
   loopDelayMs: number;
   /** Absent where nobody watches the devices. */
   presence?: PresenceStatistics;
+  /** Absent before the first word. */
+  backfill?: BackfillStatus;
+}
+
+/** The lane of old readings. */
+export interface BackfillStatus {
+  /** Readings processed, and windows that they opened, since the start. */
+  readings: number;
+  windows: number;
+  /** Readings a second, lately. */
+  perSecond: number;
+  /** Records that wait; the worker's `lagRecords` leaves them out. */
+  lagRecords: number;
+  /** How old the last batch was when it was processed, ms; 0 when none waits. */
+  lagMs: number;
+  /** The least event time of that batch, ms; absent when none waits. */
+  ts?: number;
 }
 
 /** How many of the watched devices are what. */
@@ -204,6 +224,8 @@ export interface LiveStatus {
   rollup: RollupStatus;
   /** Absent on the embedded log. */
   forwarding?: ForwardingStatus;
+  /** Absent from processes of the release before. */
+  backfill?: GatewayCounters['backfill'];
   deadLettersByCode: Record<string, number>;
   shedByReason: Record<string, number>;
   overload: OverloadStatus;

@@ -65,6 +65,7 @@ export class LiveView {
       log,
       rollup: this.rollupStatus,
       ...(forwarding !== undefined && { forwarding }),
+      backfill: this.counters.backfill,
       deadLettersByCode: Object.fromEntries(deadLetters),
       shedByReason: Object.fromEntries(shed),
       overload: this.counters.overload,

@@ -1,6 +1,7 @@
 import { Counter, Gauge, type Metric, type Registry } from 'prom-client';
 import type { LogStats } from '../log/contract.ts';
 import {
+  type BackfillStatus,
   type GatewayCounters,
   OVERLOAD_LEVELS,
   type OverloadStatus,
@@ -124,6 +125,17 @@ export function gatewayMetrics(registry: Registry, counters: GatewayCounters): v
     'spillway_connections_total',
     'MQTT connections that were accepted.',
     () => counters.connectionsTotal,
+  );
+  total(
+    'spillway_backfill_accepted_total',
+    'Readings taken that came long after they were measured.',
+    () => counters.backfill.readings,
+  );
+  gauge(
+    registry,
+    'spillway_backfill_connections_held',
+    'Connections that are not read since they sent many old readings.',
+    () => counters.backfill.held,
   );
   total('spillway_messages_received_total', 'Publishes that came in.', () => counters.messages);
   total(
@@ -274,7 +286,47 @@ export function rollupMetrics(registry: Registry, status: () => RollupStatus): v
     ['kind'],
     () => bounded('kind', new Map(Object.entries(status().duplicates)), CODES_MAX),
   );
+  backfillMetrics(registry, () => status().backfill);
   presenceMetrics(registry, () => status().presence);
+}
+
+function backfillMetrics(registry: Registry, backfill: () => BackfillStatus | undefined): void {
+  const level = (
+    name: string,
+    help: string,
+    read: (of: BackfillStatus) => number,
+    merging?: Merging,
+  ) => {
+    const value = () => {
+      const status = backfill();
+      return status === undefined ? 0 : read(status);
+    };
+    gauge(registry, name, help, value, merging);
+  };
+  level(
+    'spillway_backfill_waiting_records',
+    'Old readings in the log that the rollup workers have not processed.',
+    (s) => s.lagRecords,
+  );
+  level(
+    'spillway_backfill_lag_seconds',
+    'How long ago the old readings came that are processed now; 0 when none wait.',
+    (s) => s.lagMs / 1_000,
+    'max',
+  );
+  level(
+    'spillway_backfill_event_time_seconds',
+    'The time of the old readings that are processed now, since the epoch; 0 when none wait.',
+    (s) => (s.ts ?? 0) / 1_000,
+    'max',
+  );
+  const total = (name: string, help: string, read: (of: BackfillStatus) => number) =>
+    counter(registry, name, help, [], () => {
+      const status = backfill();
+      return one(status === undefined ? 0 : read(status));
+    });
+  total('spillway_backfill_readings_total', 'Old readings processed.', (s) => s.readings);
+  total('spillway_backfill_windows_total', 'Windows that were opened for them.', (s) => s.windows);
 }
 
 function presenceMetrics(registry: Registry, presence: () => PresenceStatistics | undefined): void {

@@ -56,6 +56,10 @@ export function wholeStatus(own: ProcessStatus, others: readonly ProcessStatus[]
     log: logs(statuses.map(({ log }) => log)),
     rollup: rollups(statuses.map(({ rollup }) => rollup)),
     ...(forwardings.length > 0 && { forwarding: forwarding(forwardings) }),
+    backfill: {
+      readings: sum(statuses, (one) => one.backfill?.readings ?? 0),
+      held: sum(statuses, (one) => one.backfill?.held ?? 0),
+    },
     deadLettersByCode: merged(statuses.map((one) => one.deadLettersByCode)),
     shedByReason: merged(statuses.map((one) => one.shedByReason)),
     overload: mostLoaded(statuses),
@@ -99,10 +103,15 @@ function logs(all: readonly LogStats[]): LogStats {
     commits: sum(all, (one) => one.commits),
     commitMsLast: most(all, (one) => one.commitMsLast),
     commitMsMean: most(all, (one) => one.commitMsMean),
+    ...(all.some((one) => one.backfillWaiting !== undefined) && {
+      backfillWaiting: sum(all, (one) => one.backfillWaiting ?? 0),
+    }),
   };
 }
 
 function rollups(all: readonly RollupStatus[]): RollupStatus {
+  const backfilling = all.flatMap(({ backfill }) => backfill ?? []);
+  const oldest = backfilling.flatMap(({ ts }) => ts ?? []);
   const watching = all.flatMap(({ presence }) => presence ?? []);
   return {
     lagRecords: sum(all, (one) => one.lagRecords),
@@ -115,6 +124,16 @@ function rollups(all: readonly RollupStatus[]): RollupStatus {
     lateCorrections: sum(all, (one) => one.lateCorrections),
     flushMs: most(all, (one) => one.flushMs),
     loopDelayMs: most(all, (one) => one.loopDelayMs),
+    ...(backfilling.length > 0 && {
+      backfill: {
+        readings: sum(backfilling, (one) => one.readings),
+        windows: sum(backfilling, (one) => one.windows),
+        perSecond: sum(backfilling, (one) => one.perSecond),
+        lagRecords: sum(backfilling, (one) => one.lagRecords),
+        lagMs: most(backfilling, (one) => one.lagMs),
+        ...(oldest.length > 0 && { ts: Math.min(...oldest) }),
+      },
+    }),
     ...(watching.length > 0 && {
       presence: {
         online: sum(watching, (one) => one.online),

@@ -6,6 +6,7 @@ import type { DeviceType } from '../core/nouns.ts';
 import type { LogBatch, LogConsumer } from '../log/contract.ts';
 import type { Store } from '../store/contract.ts';
 import { Assignment } from './assignment.ts';
+import { BackfillLane, type BackfillPace, type BackfillStats } from './backfill-lane.ts';
 import { DeviceTable } from './device-table.ts';
 import { type FaultPoint, Flush } from './flush.ts';
 import { Intake, type IntakeCounts } from './intake.ts';
@@ -50,6 +51,8 @@ export interface RollupStats extends IntakeCounts {
   lagOffsets: number;
   /** How long ago the last processed batch was appended, at the time of its processing, ms. */
   lagMs: number;
+  /** The lane of old readings, which the other lags leave out. */
+  backfill: BackfillStats;
 }
 
 export interface RollupWorkerOptions {
@@ -67,6 +70,8 @@ export interface RollupWorkerOptions {
   /** Ends the worker after a last flush. */
   signal: AbortSignal;
   watcher?: Watcher;
+  /** Of the lane of old readings; default: as fast as they come. */
+  backfill?: BackfillPace;
   /** After each flush, and every few seconds while idle. */
   onStats?: (stats: RollupStats) => void;
   retentionIntervalMs?: number;
@@ -116,6 +121,7 @@ class RollupWorker {
   private readonly flush: Flush;
   private readonly faultPoint: (name: FaultPoint) => void;
   private readonly assignment: Assignment;
+  private readonly backfill: BackfillLane;
   /** Aborted when partitions are lost, and made anew. */
   private loss = new AbortController();
   private readonly monotonicNow: () => number;
@@ -146,6 +152,8 @@ class RollupWorker {
     this.monotonicNow = options.monotonicNow ?? (() => performance.now());
     this.store = this.persistent(options.store);
     this.consumer = options.consumer;
+    const pace = options.backfill ?? { readingsPerSecond: Infinity, windowsPerSecond: Infinity };
+    this.backfill = new BackfillLane(pace, this.monotonicNow);
     this.assignment = new Assignment((partitions) => this.lose(partitions));
     const nextOf = (partition: number) => this.intake.nextOf(partition);
     const loader = new WindowLoader(this.store, baseMs, latenessMs, nextOf);
@@ -223,6 +231,7 @@ class RollupWorker {
         signal: leaving.signal,
         from,
         recordsMax: this.options.config.rollup.batchRecordsMax,
+        holdsBack: (partition) => this.isBackfill(partition) && this.backfill.waits(),
         ...this.assignment.callbacks,
       })
       [Symbol.asyncIterator]();
@@ -360,6 +369,10 @@ class RollupWorker {
     return from;
   }
 
+  private isBackfill(partition: number): boolean {
+    return this.consumer.isBackfill?.(partition) === true;
+  }
+
   private async process(batch: LogBatch): Promise<void> {
     const { config, clock } = this.options;
     const now = clock.now();
@@ -375,9 +388,16 @@ class RollupWorker {
         'the log skipped records',
       );
     }
-    this.lagMs = Math.max(0, now - batch.appendedAt);
+    const lagMs = Math.max(0, now - batch.appendedAt);
     this.records += batch.records.length;
+    const { windows } = this.devices.memory;
     await this.intake.take(state, batch, now);
+    if (this.isBackfill(partition)) {
+      this.backfill.took(batch, Math.max(0, this.devices.memory.windows - windows), lagMs);
+    } else {
+      this.lagMs = lagMs;
+      this.backfill.live(lagMs);
+    }
     state.appendedAt = batch.appendedAt;
     this.faultPoint('applied');
     const { batchRecordsMax, devicesMax, openReadingsMax } = config.rollup;
@@ -444,10 +464,14 @@ class RollupWorker {
     }
   }
 
-  /** What the log got before this was taken, gateway time, ms; undefined where that can't be said. */
+  /**
+   * What the log got before this was taken, gateway time, ms; undefined where that can't be said. The lane
+   * of old readings may be behind: a device that sends them is connected, and connections are live records.
+   */
   private takenUntil(): number | undefined {
     let until: number | undefined;
     for (const [partition, { next, appendedAt }] of this.intake.partitions) {
+      if (this.isBackfill(partition)) continue;
       const { end = Number.POSITIVE_INFINITY } = this.bounds.get(partition) ?? {};
       const its = next >= end ? this.boundsAt : appendedAt;
       if (its === undefined) return undefined;
@@ -463,11 +487,14 @@ class RollupWorker {
     const until = this.takenUntil();
     if (until !== undefined) watcher?.look(until);
     let lagOffsets = 0;
+    let backfillLag = 0;
     for (const [partition, { first, end }] of this.bounds) {
       const state = this.intake.partitions.get(partition);
       // Other workers report on theirs.
       if (state === undefined && this.assignment.isShared) continue;
-      lagOffsets += end - (state?.committed ?? first);
+      const lag = end - (state?.committed ?? first);
+      if (this.isBackfill(partition)) backfillLag += lag;
+      else lagOffsets += lag;
     }
     onStats?.({
       ...this.intake.counts,
@@ -483,6 +510,7 @@ class RollupWorker {
       devices: this.devices.size,
       lagOffsets,
       lagMs: this.lagMs,
+      backfill: this.backfill.stats(backfillLag),
     });
   }
 }

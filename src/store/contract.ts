@@ -24,7 +24,7 @@ export interface Origin {
   offset: number;
 }
 
-export interface StoredReading extends Omit<ReadingRecord, 'kind' | 'attempt'>, Origin {
+export interface StoredReading extends Omit<ReadingRecord, 'kind' | 'attempt' | 'lane'>, Origin {
   /**
    * Where metrics came from that another record than the row's creator brought. Only in what is read, where
    * {@link RangeQuery.mergedFrom} asked for it, and only in rows that were merged.

@@ -77,7 +77,9 @@ describe('devices that are remembered', () => {
     present(histories.of('t/a')).note(BOUNDS, T0);
     histories.of('t/b');
     const b = present(histories.of('t/b'));
-    assert.deepEqual(b.view(), { decisions: [], clock: null, lastConnection: null });
+    assert.deepEqual(b.view(), {
+      ...{ decisions: [], clock: null, lastConnection: null, backfill: null },
+    });
     b.note(ACCEPTED, T0 + 1);
     assert.equal(b.decisions().length, 1);
   });

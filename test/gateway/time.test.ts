@@ -139,7 +139,7 @@ test('what the gateway remembers: connections and why they ended, decisions, clo
   const { gateway } = fixture;
   const device = await fixture.device('d1');
   assert.deepEqual(gateway.view('acme', 'nobody'), {
-    ...{ connections: [], lastConnection: null, decisions: [], clock: null },
+    ...{ connections: [], lastConnection: null, decisions: [], clock: null, backfill: null },
   });
   const ts = Date.now() + 120_000;
   const sent = [

@@ -20,6 +20,7 @@ const VIEW: DeviceView = {
     { at: NOW - 2_000, what: 'accepted', code: '', count: 9 },
   ],
   clock: { skewMs: 1_500, spreadMs: 20, settled: true, readings: 90, measuredAt: NOW - 1_000 },
+  backfill: null,
 };
 
 const types = deviceTypes(
@@ -104,7 +105,9 @@ test('hours in which less came than should have are gaps', async () => {
 test('an operator names the tenant and sees how far log and store are', async () => {
   assert.equal((await explain('a/explain', 'op')).status, 400);
   const { body } = await explain('a/explain?tenant=acme', 'op');
-  assert.deepEqual(body.offsets, [{ partition: 0, logEnd: 3, storePosition: 2 }]);
+  assert.deepEqual(body.offsets, [
+    { partition: 0, isBackfill: false, logEnd: 3, storePosition: 2 },
+  ]);
 });
 
 test('what nobody knows is not there; other tenants are closed', async () => {

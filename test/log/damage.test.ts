@@ -77,10 +77,10 @@ test('a later version is refused by writer and reader, and stays as it is', asyn
   const later = `
     PRAGMA journal_mode = WAL;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-    INSERT INTO meta VALUES ('version', 2);
+    INSERT INTO meta VALUES ('version', 3);
     CREATE TABLE received (other INTEGER);`;
   log.edit((db) => db.exec(later));
-  const refused = { code: 'LOG_VERSION', message: /version 2.*up to 1/ };
+  const refused = { code: 'LOG_VERSION', message: /version 3.*up to 2/ };
   await assert.rejects(log.appender(), refused);
   await assert.rejects(take(log.consumer(), 'g', 1, { from: new Map() }), refused);
   const tables = log.edit((db) =>

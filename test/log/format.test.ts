@@ -29,7 +29,9 @@ test('docs/log-format.md draws the tables as they are', async (t) => {
   const offsets = new DatabaseSync(join(log.dir, 'offsets.db'));
   const all = new Map([...log.edit(tables), ...tables(offsets)]);
   offsets.close();
-  assert.deepEqual([...all.keys()].sort(), ['batch', 'committed', 'meta', 'received']);
+  assert.deepEqual([...all.keys()].sort(), [
+    ...['backfill', 'batch', 'committed', 'committed_backfill', 'meta', 'received'],
+  ]);
   for (const [table, columns] of all) {
     const start = DOC.search(new RegExp(`^ {4}${table} `, 'm'));
     assert.ok(start >= 0, `${table} is not drawn`);

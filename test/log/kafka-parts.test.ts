@@ -192,11 +192,17 @@ test('what others put into a topic leaves no hole at its end', async () => {
 
 test('records go to their topics by kind, and devices to one partition number', () => {
   const router = new Router('s', () => 48);
-  const lane = new Router('s2', () => 48, 'backfill');
   const line = encodeReading(readingPrefix('acme', 'd1', 'x'), 1, 1234567890123, 0, { a: 1 });
   const { topic, partition, key } = router.route(line);
   assert.deepEqual([topic, router.received, String(key)], ['readings', '1234567890123', 'acme/d1']);
-  assert.equal(lane.route(line).topic, 'backfill');
+  const prefix = readingPrefix('acme', 'd1', 'x', 'backfill');
+  const old = router.route(encodeReading(prefix, 1, 1234567890124, 0, { a: 1 }));
+  assert.deepEqual(
+    [old.topic, old.partition, router.received],
+    ['backfill', partition, '1234567890124'],
+  );
+  const spaced = `{"kind": "reading", "lane": "backfill", "tenant": "acme", "device": "d1", "type": "x", "received": 7}`;
+  assert.equal(router.route(spaced).topic, 'backfill');
   const of = (kind: 'deadLetter' | 'shed' | 'event') =>
     router.route(
       encodeRecord({ kind, tenant: 'acme', device: 'd1', received: 5 } as Parameters<

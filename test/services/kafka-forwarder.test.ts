@@ -8,7 +8,7 @@ import type { DeadLetterRecord, LogRecord, ReadingRecord } from '../../src/core/
 import type { WrittenCodec } from '../../src/log/kafka/codecs.ts';
 import { encodeReading, encodeRecord, readingPrefix, tallyKey } from '../../src/log/record.ts';
 import { openEmbedded } from '../log/embedded-log.ts';
-import { appended, message, messageOf, range, seqs, take } from '../suites/log.ts';
+import { appended, message, messageOf, oldMessage, range, seqs, take } from '../suites/log.ts';
 import { type ForeignRecord, openKafka, readTopic, SKIP, SOURCE, TOPICS } from './kafka-env.ts';
 import type { ForwarderChildOptions } from './kafka-forwarder-child.ts';
 import { openKafkaLog } from './kafka-log.ts';
@@ -229,17 +229,17 @@ describe('the forwarder', { skip: SKIP }, () => {
     );
   });
 
-  test('a second spool has its readings in a lane of their own, beside the same devices', async (t) => {
+  test('old readings have a lane of their own, beside the same devices', async (t) => {
     const [live, late] = [await openEmbedded(t), await openEmbedded(t)];
     const place = await openKafka(t);
     const appenders = [await live.appender(), await late.appender()] as const;
     const forwarders = [
       place.forwarder(live.consumer()),
-      place.forwarder(late.consumer(), { source: 'spool-2', readingsTopic: 'backfill' }),
+      place.forwarder(late.consumer(), { source: 'spool-2' }),
     ];
     for (const [i, appender] of appenders.entries()) {
       for (const seq of range(0, 30))
-        await appended(appender, message(`d${seq % 7}`, 100 * i + seq));
+        await appended(appender, (i === 0 ? message : oldMessage)(`d${seq % 7}`, 100 * i + seq));
       await appended(appender, {
         records: [
           encodeRecord({

@@ -34,6 +34,16 @@ export function message(
   };
 }
 
+/** A message of one old reading. */
+export function oldMessage(device: string, seq: number): AppendRequest {
+  const prefix = readingPrefix('acme', device, 'thermostat', 'backfill');
+  return {
+    records: [encodeReading(prefix, NOW - 30 * HOUR, NOW, seq, { temperature: 20 })],
+    tallyKeys: [tallyKey('acme', device, NOW, 'reading', '')],
+    backfill: [true],
+  };
+}
+
 /** A message of several readings of one device. */
 export function messageOf(
   device: string,

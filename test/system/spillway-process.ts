@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
 import { type Config, configSchema } from '../../src/config/schema.ts';
-import { openConsumer, openRegistry, openStore } from '../../src/engines.ts';
+import { openConsumer, openRegistry, openStore, ROLLUP_GROUP } from '../../src/engines.ts';
 import type { LogConsumer } from '../../src/log/contract.ts';
 import type { Store } from '../../src/store/contract.ts';
 
@@ -18,6 +18,7 @@ const HEAP_PROBE = new URL('../helpers/heap-probe.mjs', import.meta.url).href;
 export const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const START_MS = 20_000;
 const STOP_MS = 40_000;
+const BACKFILL_MS = 120_000;
 const OUTPUT_CHARS_MAX = 4 * 2 ** 20;
 
 /** This process' environment without what would change the program. */
@@ -263,6 +264,21 @@ export class SpillwayProcess {
     const child = this.current();
     child.process.kill('SIGTERM');
     assert.equal(await child.end(), 0, child.stderr);
+  }
+
+  /** Waits until nothing waits in the lane of old readings. */
+  async backfilled(): Promise<void> {
+    const late = performance.now() + BACKFILL_MS;
+    for (;;) {
+      const left = await this.read(async (store, consumer) => {
+        const positions = await store.position(ROLLUP_GROUP);
+        const lanes = [...(await consumer.bounds())].filter(([p]) => consumer.isBackfill?.(p));
+        return lanes.reduce((sum, [p, { end }]) => sum + end - (positions.get(p) ?? 0), 0);
+      });
+      if (left === 0) return;
+      assert.ok(performance.now() < late, `${left} old readings still wait`);
+      await sleep(200);
+    }
   }
 
   /** What is live in all threads after a forced collection, and what is resident. */

@@ -58,6 +58,9 @@ export class Turn implements Waiting {
   private bytes = 0;
   private grantedMessages = 0;
   private grantedBytes = 0;
+  /** Of what was taken of it, what counts for no rate. */
+  private exemptMessages = 0;
+  private exemptBytes = 0;
   /** Under way. */
   inflight = 0;
   inflightMessages = 0;
@@ -81,6 +84,14 @@ export class Turn implements Waiting {
   use(bytes: number): void {
     this.messages--;
     this.bytes -= bytes;
+  }
+
+  /** A message that was taken counts for no rate: it is part of the grant, or was charged with one before. */
+  exempt(bytes: number): void {
+    if (this.grantedMessages > this.messages + this.exemptMessages) {
+      this.exemptMessages++;
+      this.exemptBytes += bytes;
+    } else this.admission.credit(this.device, bytes);
   }
 
   /** What was at hand is handled; what is left of the grant is given back. */
@@ -127,11 +138,18 @@ export class Turn implements Waiting {
   }
 
   /** Takes the grant back; returns what was used of it. */
-  settleGrant(): { messages: number; bytes: number } {
+  settleGrant(): {
+    messages: number;
+    bytes: number;
+    exempt: { messages: number; bytes: number };
+  } {
     const messages = this.grantedMessages - this.messages;
     const bytes = this.grantedBytes - this.bytes;
+    const exempt = { messages: this.exemptMessages, bytes: this.exemptBytes };
+    this.exemptMessages = 0;
+    this.exemptBytes = 0;
     this.grant(0, 0);
-    return { messages, bytes };
+    return { messages, bytes, exempt };
   }
 }
 
@@ -197,12 +215,13 @@ export class Admission {
 
   /** What the turn has used since it was granted. */
   charge(turn: Turn): void {
-    const { messages, bytes } = turn.settleGrant();
+    const { messages, bytes, exempt } = turn.settleGrant();
     if (messages === 0) return;
     const { device } = turn;
     const { tenant } = device;
-    device.rates.take(messages, bytes);
-    tenant.rates.take(messages, bytes);
+    const counted = { messages: messages - exempt.messages, bytes: bytes - exempt.bytes };
+    device.rates.take(counted.messages, counted.bytes);
+    tenant.rates.take(counted.messages, counted.bytes);
     const cost = bytes + messages * OVERHEAD;
     if (tenant.inflightMessages === 0) this.activeWeight += tenant.quota.weight;
     tenant.inflight += cost;
@@ -217,6 +236,18 @@ export class Admission {
     this.takenCost += cost;
     this.pace.take(cost);
     this.window.taken(turn);
+  }
+
+  /** A message of the device that was charged counts for no rate after all. */
+  credit(device: DeviceUsage, bytes: number): void {
+    const now = this.now();
+    for (const one of [device, device.tenant]) {
+      one.rates.take(-1, -bytes);
+      if (!one.parked) continue;
+      const left = one.rates.left(now);
+      // An alarm is set, and will find it awake.
+      if (left.messages > 0 && left.bytes > 0) this.wake([one]);
+    }
   }
 
   release(turn: Turn, cost: number): void {

@@ -6,6 +6,7 @@ import { formatDuration } from '../../core/units.ts';
 import type { LogAppender } from '../../log/contract.ts';
 import { countIn, type GatewayCounters } from '../../ops/counters.ts';
 import { Admission } from './admission.ts';
+import { BackfillBudget, type BackfillLimits } from './backfill.ts';
 import { type Level, LevelMachine, type Signal, type Transition } from './levels.ts';
 import { LoopDelay } from './loop-delay.ts';
 import { memoryShare } from './memory.ts';
@@ -33,6 +34,8 @@ const DEMAND_WEIGHT = 0.2;
 
 export interface OverloadOptions {
   config: Config['overload'];
+  /** Budget of readings that come long after they were measured. */
+  backfill: BackfillLimits;
   quotaOf: (tenant: string) => TenantQuota;
   appender: LogAppender;
   counters: GatewayCounters;
@@ -58,6 +61,7 @@ export interface OverloadOptions {
 
 export class Overload {
   readonly admission: Admission;
+  readonly backfill: BackfillBudget;
   readonly book: UsageBook;
   private readonly options: OverloadOptions;
   private readonly machine: LevelMachine<SignalName>;
@@ -87,6 +91,11 @@ export class Overload {
       window: windowLimits(config, options.pendingBytesMax),
       onLimited: (device, code, exceeded) => this.onLimited(device, code, exceeded),
     });
+    this.backfill = new BackfillBudget(
+      options.backfill,
+      now,
+      () => options.appender.stats().backfillWaiting ?? 0,
+    );
     this.paceKeeper = new PaceKeeper(this.admission.pace, now);
     const { max } = options.connections();
     this.book = new UsageBook({ quotaOf: options.quotaOf, idleMax: 2 * max, now });
@@ -104,6 +113,7 @@ export class Overload {
     clearInterval(this.timer);
     this.loopDelay.stop();
     this.admission.stop();
+    this.backfill.stop();
   }
 
   get level(): Level {
@@ -194,7 +204,8 @@ export class Overload {
 
   private publish(signals: Record<SignalName, { value: number; thresholds: object }>): void {
     const { admission, options } = this;
-    const { overload } = options.counters;
+    const { counters } = options;
+    const { overload } = counters;
     overload.signals = Object.fromEntries(
       Object.entries(signals).map(([name, { value, thresholds }]) => [
         name,
@@ -207,6 +218,7 @@ export class Overload {
       delayMs: admission.window.delayMs,
       waitMs: admission.window.waitMs,
     };
+    counters.backfill.held = this.backfill.held;
     overload.connectsWaiting = options.connections().waiting;
     overload.limited = [...this.limited.values()]
       .reverse()

@@ -49,12 +49,24 @@ export function showStatus(status) {
   element('backlog').textContent = number(status.rollup.lagRecords);
   element('commit').textContent = fine.format(log.commitMsMean);
   element('refused').textContent = number(sum(status.deadLettersByCode) + sum(status.shedByReason));
+  showBackfill(status);
   const share = log.diskBytesMax > 0 ? log.diskBytes / log.diskBytesMax : 0;
   const text = `${bytes(log.diskBytes)} of ${bytes(log.diskBytesMax)}${log.full ? ', full: devices wait' : ''}`;
   element('disk').value = share;
   element('disk').textContent = text;
   element('disk-text').textContent = text;
   showCodes(status);
+}
+
+/** How devices that came back with days of readings get on; nothing when there are none. */
+function showBackfill({ rollup, backfill }) {
+  const { held = 0 } = backfill ?? {};
+  const { lagRecords = 0, perSecond = 0, ts } = rollup.backfill ?? {};
+  element('backfill').hidden = lagRecords === 0 && held === 0;
+  const at = ts === undefined ? '' : `, now at ${new Date(ts).toISOString()}`;
+  const waiting = held === 1 ? '1 connection waits' : `${number(held)} connections wait`;
+  element('backfill').textContent =
+    `Backfill: ${number(lagRecords)} old readings to process, ${rate(perSecond)} /s${at}; ${waiting} for a turn.`;
 }
 
 function showCodes({ deadLettersByCode, shedByReason }) {

@@ -10,6 +10,8 @@ export interface AppenderOptions extends WriterOptions {
   pendingBytesMax: number;
   /** Commits of little begin at least so far apart while messages keep coming, ms; 0: never wait. */
   commitIntervalMs: number;
+  /** Keeps old readings apart, in a lane of their own; absent: they stand among the others. */
+  hasBackfill?: boolean;
 }
 
 export interface AppenderEvents {
@@ -23,10 +25,18 @@ export interface AppenderEvents {
 
 type Done = (error: Error | null) => void;
 
-/** The messages of one commit. */
-interface Group {
+/** Records of one commit and what they count as. */
+interface Part {
   lines: string[];
   tally: Map<string, number>;
+}
+
+/** The messages of one commit. */
+interface Group extends Part {
+  /** What goes into the lane of old readings. */
+  backfill: Part | undefined;
+  /** In both. */
+  records: number;
   dones: Done[];
   /** Length of the lines in UTF-16 units, which is bytes for all but texts in values. */
   bytes: number;
@@ -84,6 +94,7 @@ export class EmbeddedAppender implements LogAppender {
   private commits = 0;
   private commitMsLast = 0;
   private commitMsMean = 0;
+  private backfillWaiting = 0;
 
   private constructor(worker: Worker, options: AppenderOptions, events: AppenderEvents) {
     this.worker = worker;
@@ -98,7 +109,7 @@ export class EmbeddedAppender implements LogAppender {
     options: AppenderOptions,
     events: AppenderEvents = {},
   ): Promise<EmbeddedAppender> {
-    const { commitRecordsMax, commitBytesMax, pendingBytesMax, ...writer } = options;
+    const { commitRecordsMax, commitBytesMax, pendingBytesMax, hasBackfill, ...writer } = options;
     const workerData: WriterOptions = writer;
     const worker = new Worker(new URL('./writer-thread.ts', import.meta.url), {
       workerData,
@@ -146,22 +157,24 @@ export class EmbeddedAppender implements LogAppender {
       return;
     }
     const { records, tallyKeys, counts } = request;
+    const backfill = this.options.hasBackfill === true ? request.backfill : undefined;
     if (records.length === 0) {
       this.afterAll(done);
       return;
     }
     const group = this.openGroup();
-    const { lines, tally } = group;
     let bytes = 0;
     for (let i = 0; i < records.length; i++) {
       const line = records[i] as string;
       bytes += line.length + 1;
+      const { lines, tally } = backfill?.[i] === true ? backfillOf(group) : group;
       lines.push(line);
       const key = tallyKeys[i] as string;
       if (key !== NO_TALLY) tally.set(key, (tally.get(key) ?? 0) + (counts?.[i] ?? 1));
     }
     group.dones.push(done);
     group.bytes += bytes;
+    group.records += records.length;
     this.pendingBytes += bytes;
     this.pendingRecords += records.length;
     if (this.pendingBytes > this.options.pendingBytesMax / 2) this.isSaturated = true;
@@ -188,6 +201,7 @@ export class EmbeddedAppender implements LogAppender {
       commits: this.commits,
       commitMsLast: this.commitMsLast,
       commitMsMean: this.commitMsMean,
+      ...(this.options.hasBackfill === true && { backfillWaiting: this.backfillWaiting }),
     };
   }
 
@@ -237,22 +251,19 @@ export class EmbeddedAppender implements LogAppender {
   private openGroup(): Group {
     const last = this.groups.at(-1);
     if (last !== undefined && !this.isClosed(last)) return last;
-    const group: Group = { lines: [], tally: new Map(), dones: [], bytes: 0 };
+    const part: Part = { lines: [], tally: new Map() };
+    const group: Group = { ...part, backfill: undefined, records: 0, dones: [], bytes: 0 };
     this.groups.push(group);
     return group;
   }
 
   private isClosed(group: Group): boolean {
-    return (
-      group.lines.length >= this.options.commitRecordsMax || group.bytes >= this.commitBytesMax
-    );
+    return group.records >= this.options.commitRecordsMax || group.bytes >= this.commitBytesMax;
   }
 
   /** Nothing is gained by waiting for more. */
   private isWorth(group: Group): boolean {
-    return (
-      group.lines.length >= WORTH_RECORDS || group.bytes >= WORTH_BYTES || this.isClosed(group)
-    );
+    return group.records >= WORTH_RECORDS || group.bytes >= WORTH_BYTES || this.isClosed(group);
   }
 
   private sendWhenGathered(): void {
@@ -263,10 +274,10 @@ export class EmbeddedAppender implements LogAppender {
       this.send();
       return;
     }
-    this.gathered = group.lines.length;
+    this.gathered = group.records;
     this.gathering = setTimeout(() => {
       this.gathering = undefined;
-      if (group.lines.length === this.gathered) this.send();
+      if (group.records === this.gathered) this.send();
       else this.sendWhenGathered();
     }, QUIET_MS);
   }
@@ -278,12 +289,12 @@ export class EmbeddedAppender implements LogAppender {
     this.flying = group;
     if (group === undefined) return;
     this.sentAt = performance.now();
-    this.sentRecords = group.lines.length;
+    this.sentRecords = group.records;
+    const { backfill } = group;
     this.post({
       kind: 'commit',
-      text: group.lines.join('\n'),
-      records: group.lines.length,
-      tally: [...group.tally].flat(),
+      ...packed(group),
+      ...(backfill !== undefined && { backfill: packed(backfill) }),
     });
   }
 
@@ -307,6 +318,9 @@ export class EmbeddedAppender implements LogAppender {
         this.firstOffset = message.firstOffset;
         this.diskBytes = message.diskBytes;
         break;
+      case 'backfill':
+        this.backfillWaiting = message.waiting;
+        break;
       case 'failed':
         this.fail(message.code as ErrorCode, message.message);
         break;
@@ -319,7 +333,8 @@ export class EmbeddedAppender implements LogAppender {
     const group = this.flying;
     if (group === undefined) return;
     this.pendingBytes -= group.bytes;
-    this.pendingRecords -= group.lines.length;
+    this.pendingRecords -= group.records;
+    this.backfillWaiting += group.backfill?.lines.length ?? 0;
     this.endOffset = message.endOffset;
     this.firstOffset = message.firstOffset;
     this.diskBytes = message.diskBytes;
@@ -333,7 +348,7 @@ export class EmbeddedAppender implements LogAppender {
       this.isFull = false;
       this.events.onFull?.(false, undefined);
     }
-    this.events.onCommit?.(message.ms, group.lines.length);
+    this.events.onCommit?.(message.ms, group.records);
     if (this.durable.push(group) === 1) setImmediate(() => this.settle());
   }
 
@@ -375,4 +390,17 @@ export class EmbeddedAppender implements LogAppender {
   private post(message: ToWriter): void {
     this.worker.postMessage(message);
   }
+}
+
+function backfillOf(group: Group): Part {
+  group.backfill ??= { lines: [], tally: new Map() };
+  return group.backfill;
+}
+
+function packed({ lines, tally }: Part): {
+  text: string;
+  records: number;
+  tally: (string | number)[];
+} {
+  return { text: lines.join('\n'), records: lines.length, tally: [...tally].flat() };
 }

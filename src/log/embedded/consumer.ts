@@ -7,18 +7,24 @@ import type { ConsumeOptions, LogBatch, LogConsumer, ReceivedFilter } from '../c
 import { decodeRecord, parseTallyKey } from '../record.ts';
 import {
   asLogError,
+  BACKFILL,
   corrupt,
   decodeBatch,
+  hasTable,
   isDiskFull,
+  LANES,
+  type Lane,
+  LIVE,
   logPath,
   openLogForReading,
   openOffsets,
-  PARTITION,
 } from './format.ts';
 
 /** How long a consumer that has caught up waits before it looks again, ms; a look costs about 10 µs. */
 const POLL_MS = 20;
 const BATCHES_MAX = 64;
+/** Of old readings fewer come at once, so that live ones don't wait for them. */
+const BACKFILL_RECORDS_MAX = 1_000;
 
 /** Sums of an account within a filter. */
 class ReceivedSums {
@@ -55,7 +61,7 @@ export class EmbeddedConsumer implements LogConsumer {
   private readonly dir: string;
   private log: DatabaseSync | undefined;
   private offsets: DatabaseSync | undefined;
-  private select: StatementSync | undefined;
+  private readonly selects = new Map<Lane, StatementSync>();
   private closed = false;
 
   constructor(options: { dir: string }) {
@@ -63,26 +69,34 @@ export class EmbeddedConsumer implements LogConsumer {
   }
 
   async *consume(group: string, options: ConsumeOptions): AsyncIterable<LogBatch> {
-    const { signal, alone = false, lines = false } = options;
-    const recordsMax = options.recordsMax ?? 4_000;
-    let next = options.from?.get(PARTITION);
-    if (next === undefined && !alone) next = (await this.committed(group)).get(PARTITION);
+    const { signal, alone = false } = options;
+    const next = new Map(alone ? [] : await this.committed(group));
+    for (const [partition, offset] of options.from ?? []) next.set(partition, offset);
     while (!signal.aborted && !this.closed) {
-      const batch = this.read(next ?? 0, recordsMax, lines);
-      if (batch === undefined) {
-        await sleep(POLL_MS, undefined, { signal }).catch(() => {});
-        continue;
+      let isIdle = true;
+      for (const lane of LANES) {
+        const { partition } = lane;
+        if (options.holdsBack?.(partition) === true) continue;
+        const batch = this.read(lane, next.get(partition) ?? 0, options);
+        if (batch === undefined) continue;
+        isIdle = false;
+        yield batch;
+        if (signal.aborted || this.closed) return;
+        next.set(partition, batch.nextOffset);
       }
-      yield batch;
-      next = batch.nextOffset;
+      if (isIdle) await sleep(POLL_MS, undefined, { signal }).catch(() => {});
     }
+  }
+
+  isBackfill(partition: number): boolean {
+    return partition === BACKFILL.partition;
   }
 
   async commit(group: string, partition: number, offset: number): Promise<void> {
     try {
       this.openOffsets()
         .prepare(
-          `INSERT INTO committed VALUES (?, ?, ?)
+          `INSERT INTO ${laneOf(partition).committed} VALUES (?, ?, ?)
            ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)`,
         )
         .run(group, partition, offset);
@@ -96,19 +110,37 @@ export class EmbeddedConsumer implements LogConsumer {
 
   async committed(group: string): Promise<Map<number, number>> {
     const rows = this.openOffsets()
-      .prepare('SELECT partition, next_offset FROM committed WHERE grp = ?')
+      .prepare(
+        `SELECT partition, next_offset FROM committed WHERE grp = ?1
+         UNION ALL SELECT partition, next_offset FROM committed_backfill WHERE grp = ?1`,
+      )
       .all(group);
     return new Map(rows.map((row) => [Number(row.partition), Number(row.next_offset)]));
   }
 
   async bounds(): Promise<Map<number, { first: number; end: number }>> {
-    const row = this.openLog()
-      ?.prepare(
-        `SELECT (SELECT value FROM meta WHERE key = 'end') AS end, (SELECT min(first_offset) FROM batch) AS first`,
-      )
-      .get();
-    const end = Number(row?.end ?? 0);
-    return new Map([[PARTITION, { first: Number(row?.first ?? end), end }]]);
+    const log = this.openLog();
+    const of = ({ batches, end: key }: Lane) => {
+      const row = log
+        ?.prepare(
+          `SELECT (SELECT value FROM meta WHERE key = ?) AS end, (SELECT min(first_offset) FROM ${batches}) AS first`,
+        )
+        .get(key);
+      const end = Number(row?.end ?? 0);
+      return { first: Number(row?.first ?? end), end };
+    };
+    if (log === undefined) return new Map([[LIVE.partition, of(LIVE)]]);
+    // One read transaction: both ends change with one commit.
+    log.exec('BEGIN');
+    try {
+      const bounds = new Map([[LIVE.partition, of(LIVE)]]);
+      const backfill = this.hasBackfill(log) ? of(BACKFILL) : undefined;
+      // Most logs never have any.
+      if (backfill !== undefined && backfill.end > 0) bounds.set(BACKFILL.partition, backfill);
+      return bounds;
+    } finally {
+      log.exec('COMMIT');
+    }
   }
 
   async received(filter: ReceivedFilter): Promise<ReceivedCount[]> {
@@ -116,17 +148,17 @@ export class EmbeddedConsumer implements LogConsumer {
   }
 
   /**
-   * The same, of the records before `offset` alone, which has to be the end of a commit, and nothing from
-   * there on may have been trimmed.
+   * The same, of the live records before `offset` alone, which has to be the end of a commit, and nothing
+   * from there on may have been trimmed.
    */
   async receivedBefore(filter: ReceivedFilter, offset: number): Promise<ReceivedCount[]> {
     const log = this.openLog();
     if (log === undefined) return [];
     const sums = new ReceivedSums(filter);
     const { tenant } = filter;
-    const addBatches = (from: number, to: number, sign: 1 | -1) => {
+    const addBatches = ({ batches }: Lane, from: number, to: number, sign: 1 | -1) => {
       const rows = log
-        .prepare('SELECT tally FROM batch WHERE first_offset >= ? AND first_offset < ?')
+        .prepare(`SELECT tally FROM ${batches} WHERE first_offset >= ? AND first_offset < ?`)
         .iterate(from, to);
       for (const row of rows) {
         const tally = JSON.parse(String(row.tally)) as (string | number)[];
@@ -138,9 +170,9 @@ export class EmbeddedConsumer implements LogConsumer {
     // One read transaction, so that no batch is folded between the reads.
     log.exec('BEGIN');
     try {
-      const folded = Number(
-        log.prepare("SELECT value FROM meta WHERE key = 'folded'").get()?.value ?? 0,
-      );
+      const foldedOf = (lane: Lane) =>
+        Number(log.prepare('SELECT value FROM meta WHERE key = ?').get(lane.folded)?.value ?? 0);
+      const folded = foldedOf(LIVE);
       const select = log.prepare(
         `SELECT * FROM received WHERE hour >= ? AND hour < ? ${tenant === undefined ? '' : 'AND tenant = ?'}`,
       );
@@ -155,8 +187,11 @@ export class EmbeddedConsumer implements LogConsumer {
           count: Number(row.count),
         });
       }
-      if (offset < folded) addBatches(offset, folded, -1);
-      else addBatches(folded, offset, 1);
+      if (offset < folded) addBatches(LIVE, offset, folded, -1);
+      else addBatches(LIVE, folded, offset, 1);
+      if (this.hasBackfill(log)) {
+        addBatches(BACKFILL, foldedOf(BACKFILL), Number.MAX_SAFE_INTEGER, 1);
+      }
     } catch (error) {
       throw asLogError(error);
     } finally {
@@ -170,28 +205,32 @@ export class EmbeddedConsumer implements LogConsumer {
     this.log?.close();
     this.offsets?.close();
     this.log = undefined;
-    this.select = undefined;
+    this.selects.clear();
     this.offsets = undefined;
   }
 
-  private read(from: number, recordsMax: number, asLines: boolean): LogBatch | undefined {
+  private read(
+    lane: Lane,
+    from: number,
+    { recordsMax = 4_000, lines = false }: ConsumeOptions,
+  ): LogBatch | undefined {
+    const most = lane === BACKFILL ? Math.min(recordsMax, BACKFILL_RECORDS_MAX) : recordsMax;
     try {
-      return this.readBatches(from, recordsMax, asLines);
+      return this.readBatches(lane, from, most, lines);
     } catch (error) {
       throw asLogError(error);
     }
   }
 
-  private readBatches(from: number, recordsMax: number, asLines: boolean): LogBatch | undefined {
-    const log = this.openLog();
-    if (log === undefined) return undefined;
-    this.select ??= log.prepare(
-      `SELECT first_offset, records, at, codec, crc, payload FROM batch
-       WHERE first_offset >= coalesce((SELECT max(first_offset) FROM batch WHERE first_offset <= ?1), 0)
-         AND first_offset + records > ?1
-       ORDER BY first_offset LIMIT ?2`,
-    );
-    const rows = this.select.iterate(from, BATCHES_MAX);
+  private readBatches(
+    lane: Lane,
+    from: number,
+    recordsMax: number,
+    asLines: boolean,
+  ): LogBatch | undefined {
+    const select = this.selectOf(lane);
+    if (select === undefined) return undefined;
+    const rows = select.iterate(from, BATCHES_MAX);
     const records: LogRecord[] = [];
     const kept: string[] = [];
     let firstOffset = from;
@@ -226,8 +265,29 @@ export class EmbeddedConsumer implements LogConsumer {
       if (nextOffset - firstOffset >= recordsMax) break;
     }
     if (nextOffset === from) return undefined;
-    const batch = { partition: PARTITION, firstOffset, nextOffset, records, appendedAt };
+    const { partition } = lane;
+    const batch = { partition, firstOffset, nextOffset, records, appendedAt };
     return asLines ? { ...batch, lines: kept } : batch;
+  }
+
+  private selectOf(lane: Lane): StatementSync | undefined {
+    const known = this.selects.get(lane);
+    if (known !== undefined) return known;
+    const log = this.openLog();
+    if (log === undefined || (lane === BACKFILL && !this.hasBackfill(log))) return undefined;
+    const select = log.prepare(
+      `SELECT first_offset, records, at, codec, crc, payload FROM ${lane.batches}
+       WHERE first_offset >= coalesce((SELECT max(first_offset) FROM ${lane.batches} WHERE first_offset <= ?1), 0)
+         AND first_offset + records > ?1
+       ORDER BY first_offset LIMIT ?2`,
+    );
+    this.selects.set(lane, select);
+    return select;
+  }
+
+  /** A log that no writer of this release has opened has no such table. */
+  private hasBackfill(log: DatabaseSync): boolean {
+    return this.selects.has(BACKFILL) || hasTable(log, BACKFILL.batches);
   }
 
   private openLog(): DatabaseSync | undefined {
@@ -241,4 +301,10 @@ export class EmbeddedConsumer implements LogConsumer {
     this.offsets ??= openOffsets(this.dir);
     return this.offsets;
   }
+}
+
+function laneOf(partition: number): Lane {
+  const lane = LANES.find((one) => one.partition === partition);
+  if (lane === undefined) throw new RangeError(`the embedded log has no partition ${partition}`);
+  return lane;
 }

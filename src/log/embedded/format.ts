@@ -7,14 +7,43 @@ import { SpillwayError } from '../../core/errors.ts';
 /**
  * The files of the embedded log, drawn in `docs/log-format.md`:
  *
- *   log/log.db      batch(first_offset, records, at, codec, crc, tally, payload), received(…), meta(…)
- *   log/offsets.db  committed(grp, partition, next_offset)
+ *   log/log.db      batch(first_offset, records, at, codec, crc, tally, payload), backfill(the same),
+ *                   received(…), meta(…)
+ *   log/offsets.db  committed(grp, partition, next_offset), committed_backfill(the same)
  *
- * A release reads every version up to its own and refuses later ones.
+ * A release reads every version up to its own and refuses later ones. The log says version 2 only while its
+ * lane of old readings holds some that are not processed, or not in the account: the release before does
+ * not know of the lane.
  */
-export const LOG_VERSION = 1;
+const LOG_VERSION = 2;
+export const VERSION_DRAINED = 1;
+export const VERSION_BACKFILLING = 2;
 const OFFSETS_VERSION = 1;
-export const PARTITION = 0;
+
+/** A sequence of records with offsets of its own: a partition. Tables, and keys of `meta`. */
+export interface Lane {
+  partition: number;
+  batches: 'batch' | 'backfill';
+  end: 'end' | 'backfillEnd';
+  folded: 'folded' | 'backfillFolded';
+  committed: 'committed' | 'committed_backfill';
+}
+
+export const LIVE: Lane = {
+  partition: 0,
+  batches: 'batch',
+  end: 'end',
+  folded: 'folded',
+  committed: 'committed',
+};
+export const BACKFILL: Lane = {
+  partition: 1,
+  batches: 'backfill',
+  end: 'backfillEnd',
+  folded: 'backfillFolded',
+  committed: 'committed_backfill',
+};
+export const LANES: readonly Lane[] = [LIVE, BACKFILL];
 
 export const CODECS = { none: 0, zstd: 1 } as const;
 export type CodecName = keyof typeof CODECS;
@@ -84,6 +113,15 @@ export function openLogForWriting(dir: string): DatabaseSync {
         tally TEXT NOT NULL,
         payload BLOB NOT NULL
       );
+      CREATE TABLE IF NOT EXISTS backfill (
+        first_offset INTEGER PRIMARY KEY,
+        records INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        codec INTEGER NOT NULL,
+        crc INTEGER NOT NULL,
+        tally TEXT NOT NULL,
+        payload BLOB NOT NULL
+      );
       CREATE TABLE IF NOT EXISTS received (
         tenant TEXT NOT NULL,
         device TEXT NOT NULL,
@@ -94,7 +132,8 @@ export function openLogForWriting(dir: string): DatabaseSync {
         PRIMARY KEY (tenant, device, hour, outcome, code)
       ) WITHOUT ROWID;
       CREATE INDEX IF NOT EXISTS received_hour ON received (hour);
-      INSERT OR IGNORE INTO meta VALUES ('version', ${LOG_VERSION}), ('end', 0), ('folded', 0);
+      INSERT OR IGNORE INTO meta VALUES ('version', ${VERSION_DRAINED}), ('end', 0), ('folded', 0),
+        ('backfillEnd', 0), ('backfillFolded', 0);
     `);
     return db;
   } catch (error) {
@@ -142,6 +181,12 @@ export function openOffsets(dir: string): DatabaseSync {
         next_offset INTEGER NOT NULL,
         PRIMARY KEY (grp, partition)
       ) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS committed_backfill (
+        grp TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        next_offset INTEGER NOT NULL,
+        PRIMARY KEY (grp, partition)
+      ) WITHOUT ROWID;
     `);
     if (version < OFFSETS_VERSION) db.exec(`PRAGMA user_version = ${OFFSETS_VERSION}`);
     return db;
@@ -151,7 +196,7 @@ export function openOffsets(dir: string): DatabaseSync {
   }
 }
 
-function hasTable(db: DatabaseSync, name: string): boolean {
+export function hasTable(db: DatabaseSync, name: string): boolean {
   return db.prepare('SELECT 1 FROM sqlite_schema WHERE name = ?').get(name) !== undefined;
 }
 

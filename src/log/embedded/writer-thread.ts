@@ -1,16 +1,22 @@
-import type { DatabaseSync } from 'node:sqlite';
+import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { accountCutoff } from '../../core/account-age.ts';
 import { SpillwayError } from '../../core/errors.ts';
 import { parseTallyKey } from '../record.ts';
 import {
   asLogError,
+  BACKFILL,
   CODECS,
   type CodecName,
   encodeBatch,
   isDiskFull,
+  LANES,
+  type Lane,
+  LIVE,
   openLogForWriting,
   openOffsets,
+  VERSION_BACKFILLING,
+  VERSION_DRAINED,
 } from './format.ts';
 import { lockDirectory } from './lock.ts';
 
@@ -43,12 +49,18 @@ export interface WriterOptions {
   compression: CodecName;
 }
 
-export interface CommitMessage {
-  kind: 'commit';
+/** What one commit adds to a lane. */
+interface Part {
   text: string;
   records: number;
   /** Tally keys and counts in turn. */
   tally: (string | number)[];
+}
+
+/** One of the two may have no records. */
+export interface CommitMessage extends Part {
+  kind: 'commit';
+  backfill?: Part;
 }
 
 export type ToWriter = CommitMessage | { kind: 'close' };
@@ -58,6 +70,8 @@ export type FromWriter =
   | { kind: 'committed'; endOffset: number; firstOffset: number; diskBytes: number; ms: number }
   | { kind: 'full'; diskBytes: number; reason: 'budget' | 'disk' }
   | { kind: 'trimmed'; firstOffset: number; diskBytes: number }
+  /** Records of the lane for old readings that nobody has processed. */
+  | { kind: 'backfill'; waiting: number }
   | { kind: 'failed'; code: string; message: string };
 
 class Writer {
@@ -66,14 +80,16 @@ class Writer {
   private readonly lock: { release(): void };
   private readonly options: WriterOptions;
   private readonly port: MessagePort;
-  private readonly insert;
-  private readonly remove;
+  private readonly inserts: ReadonlyMap<Lane, StatementSync>;
   private readonly setMeta;
   private readonly forgetLines;
   private readonly pageSize: number;
   private readonly pageCount;
   private readonly freePages;
   private endOffset: number;
+  private backfillEnd: number;
+  private version: number;
+  private backfillWaiting = 0;
   private firstOffset: number;
   private diskBytes = 0;
   private waiting: CommitMessage | undefined;
@@ -88,8 +104,12 @@ class Writer {
     this.lock = lockDirectory(options.dir);
     this.db = openLogForWriting(options.dir);
     this.offsets = openOffsets(options.dir);
-    this.remove = this.db.prepare('DELETE FROM batch WHERE first_offset <= ?');
-    this.insert = this.db.prepare('INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?)');
+    this.inserts = new Map(
+      LANES.map((lane) => [
+        lane,
+        this.db.prepare(`INSERT INTO ${lane.batches} VALUES (?, ?, ?, ?, ?, ?, ?)`),
+      ]),
+    );
     this.setMeta = this.db.prepare('UPDATE meta SET value = ? WHERE key = ?');
     this.forgetLines = this.db.prepare(
       `DELETE FROM received WHERE (tenant, device, hour, outcome, code) IN
@@ -99,6 +119,8 @@ class Writer {
     this.freePages = this.db.prepare('PRAGMA freelist_count');
     this.pageSize = Number(this.db.prepare('PRAGMA page_size').get()?.page_size);
     this.endOffset = this.meta('end');
+    this.backfillEnd = this.meta('backfillEnd');
+    this.version = this.meta('version');
     this.firstOffset = this.readFirstOffset();
     this.checkOffsets();
     this.measure();
@@ -109,36 +131,39 @@ class Writer {
       firstOffset: this.firstOffset,
       diskBytes: this.diskBytes,
     });
+    this.lookAtBackfill();
   }
 
   commit(message: CommitMessage): void {
     const started = performance.now();
     if (!this.hasRoom()) {
       this.fold();
-      this.trim(0, 0);
+      for (const lane of LANES) this.trim(lane, 0, 0);
       if (!this.hasRoom()) {
         this.wait(message, 'budget');
         return;
       }
     }
-    const { payload, crc } = encodeBatch(message.text, this.options.compression);
+    const { backfill } = message;
+    const encoded = encodeBatch(message.text, this.options.compression);
+    const encodedBackfill =
+      backfill === undefined ? undefined : encodeBatch(backfill.text, this.options.compression);
     const kept = this.transact(() => {
-      this.insert.run(
-        this.endOffset,
-        message.records,
-        Date.now(),
-        CODECS[this.options.compression],
-        crc,
-        JSON.stringify(message.tally),
-        payload,
-      );
-      this.setMeta.run(this.endOffset + message.records, 'end');
+      if (message.records > 0) this.write(LIVE, this.endOffset, message, encoded);
+      if (backfill === undefined || encodedBackfill === undefined) return;
+      this.write(BACKFILL, this.backfillEnd, backfill, encodedBackfill);
+      if (this.version !== VERSION_BACKFILLING) this.setMeta.run(VERSION_BACKFILLING, 'version');
     });
     if (!kept) {
       this.wait(message, 'disk');
       return;
     }
     this.endOffset += message.records;
+    if (backfill !== undefined) {
+      this.backfillEnd += backfill.records;
+      this.backfillWaiting += backfill.records;
+      this.version = VERSION_BACKFILLING;
+    }
     this.waiting = undefined;
     this.measure();
     this.post({
@@ -148,6 +173,19 @@ class Writer {
       diskBytes: this.diskBytes,
       ms: performance.now() - started,
     });
+  }
+
+  private write(
+    lane: Lane,
+    at: number,
+    { records, tally }: Part,
+    { payload, crc }: { payload: Buffer; crc: number },
+  ): void {
+    const codec = CODECS[this.options.compression];
+    this.inserts
+      .get(lane)
+      ?.run(at, records, Date.now(), codec, crc, JSON.stringify(tally), payload);
+    this.setMeta.run(at + records, lane.end);
   }
 
   /** Runs a step; an error that is not handled inside means that the disk can't be trusted. */
@@ -165,7 +203,10 @@ class Writer {
   }
 
   close(): void {
-    this.guard(() => this.fold());
+    this.guard(() => {
+      this.fold();
+      this.lookAtBackfill();
+    });
     this.stop();
     try {
       this.db.close();
@@ -195,21 +236,47 @@ class Writer {
 
   /** A group that is ahead of the log would skip what is appended next, and let it be trimmed unread. */
   private checkOffsets(): void {
-    const row = this.offsets
-      .prepare('SELECT grp, next_offset FROM committed WHERE next_offset > ? LIMIT 1')
-      .get(this.endOffset);
-    if (row === undefined) return;
-    throw new SpillwayError(
-      'LOG_CORRUPT',
-      `log.db ends at offset ${this.endOffset}, but offsets.db says that ${row.grp} has read up to ${row.next_offset}: ` +
-        'they are not of one log. Restore both, or remove offsets.db to read log.db from its beginning.',
-    );
+    for (const { committed, end: key } of LANES) {
+      const end = this.meta(key);
+      const row = this.offsets
+        .prepare(`SELECT grp, next_offset FROM ${committed} WHERE next_offset > ? LIMIT 1`)
+        .get(end);
+      if (row === undefined) continue;
+      throw new SpillwayError(
+        'LOG_CORRUPT',
+        `log.db ends at offset ${end}, but offsets.db says that ${row.grp} has read up to ${row.next_offset}: ` +
+          'they are not of one log. Restore both, or remove offsets.db to read log.db from its beginning.',
+      );
+    }
   }
 
   private keepHouse(): void {
     this.fold();
     this.forget();
+    this.lookAtBackfill();
     if (!this.trimming) this.trimOn();
+  }
+
+  /** How much of the lane waits; when nothing does, the release before may read the log again. */
+  private lookAtBackfill(): void {
+    if (this.version === VERSION_DRAINED && this.backfillWaiting === 0) return;
+    const waiting = this.backfillEnd - (this.consumed(BACKFILL) ?? 0);
+    if (waiting !== this.backfillWaiting) {
+      this.backfillWaiting = waiting;
+      this.post({ kind: 'backfill', waiting });
+    }
+    if (waiting > 0 || this.meta(BACKFILL.folded) < this.backfillEnd) return;
+    if (this.transact(() => this.setMeta.run(VERSION_DRAINED, 'version'))) {
+      this.version = VERSION_DRAINED;
+    }
+  }
+
+  /** What every group has read of a lane; undefined without a group. */
+  private consumed({ committed }: Lane): number | undefined {
+    const least = this.offsets
+      .prepare(`SELECT min(next_offset) AS least FROM ${committed}`)
+      .get()?.least;
+    return typeof least === 'number' ? least : undefined;
   }
 
   /** Drops the oldest hours of the account, some lines at a time. */
@@ -221,17 +288,23 @@ class Writer {
 
   /** Trims a step at a time, so that commits come between. */
   private trimOn(): void {
-    this.trimming = this.trim(this.options.retainForMs, this.options.retainBytes);
+    const { retainForMs, retainBytes } = this.options;
+    this.trimming = LANES.map((lane) => this.trim(lane, retainForMs, retainBytes)).includes(true);
     if (this.trimming) setImmediate(() => this.guard(() => this.trimOn()));
   }
 
   /** Moves the tallies of new batches into `received`, so that trimming forgets no count. */
   private fold(): void {
+    this.foldLane(LIVE);
+    if (this.version !== VERSION_DRAINED) this.foldLane(BACKFILL);
+  }
+
+  private foldLane(lane: Lane): void {
     for (;;) {
-      const folded = this.meta('folded');
+      const folded = this.meta(lane.folded);
       const rows = this.db
         .prepare(
-          'SELECT first_offset, records, tally FROM batch WHERE first_offset >= ? ORDER BY first_offset LIMIT ?',
+          `SELECT first_offset, records, tally FROM ${lane.batches} WHERE first_offset >= ? ORDER BY first_offset LIMIT ?`,
         )
         .all(folded, FOLD_STEP);
       const last = rows.at(-1);
@@ -253,7 +326,7 @@ class Writer {
           const { tenant, device, hour, outcome, code } = parseTallyKey(key, count);
           add.run(tenant, device, hour, outcome, code, count);
         }
-        this.setMeta.run(Number(last.first_offset) + Number(last.records), 'folded');
+        this.setMeta.run(Number(last.first_offset) + Number(last.records), lane.folded);
       });
       if (!kept || rows.length < FOLD_STEP) return;
     }
@@ -264,16 +337,14 @@ class Writer {
    * are older than `retainForMs` or the log is larger than `retainBytes`; does nothing without a group.
    * True when there may be more to drop.
    */
-  private trim(retainForMs: number, retainBytes: number): boolean {
-    const consumed = this.offsets
-      .prepare('SELECT min(next_offset) AS least FROM committed')
-      .get()?.least;
-    if (typeof consumed !== 'number') return false;
-    const limit = Math.min(consumed, this.meta('folded'));
+  private trim(lane: Lane, retainForMs: number, retainBytes: number): boolean {
+    const consumed = this.consumed(lane);
+    if (consumed === undefined) return false;
+    const limit = Math.min(consumed, this.meta(lane.folded));
     const before = Date.now() - retainForMs;
     const rows = this.db
       .prepare(
-        `SELECT first_offset, at, length(payload) AS bytes FROM batch
+        `SELECT first_offset, at, length(payload) AS bytes FROM ${lane.batches}
          WHERE first_offset + records <= ? ORDER BY first_offset LIMIT ?`,
       )
       .all(limit, TRIM_STEP);
@@ -286,7 +357,8 @@ class Writer {
       size -= Number(row.bytes);
       dropped++;
     }
-    if (dropped === 0 || !this.transact(() => this.remove.run(end))) return false;
+    const remove = this.db.prepare(`DELETE FROM ${lane.batches} WHERE first_offset <= ?`);
+    if (dropped === 0 || !this.transact(() => remove.run(end))) return false;
     this.firstOffset = this.readFirstOffset();
     this.measure();
     this.post({ kind: 'trimmed', firstOffset: this.firstOffset, diskBytes: this.diskBytes });

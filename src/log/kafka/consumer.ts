@@ -89,6 +89,10 @@ export class KafkaLogConsumer implements LogConsumer {
     return bounds;
   }
 
+  isBackfill(partition: number): boolean {
+    return topicPartition(partition)?.topic === 'backfill';
+  }
+
   partitionOf(tenant: string, device: string): number | undefined {
     if (this.readingsPartitions === 0) return undefined;
     const partition = partitionOf(`${tenant}/${device}`, this.readingsPartitions);

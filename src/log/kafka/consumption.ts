@@ -29,8 +29,12 @@ interface Held extends Placement {
 }
 
 const RECORDS_MAX = 4_000;
-/** How often a caller that waits looks whether this is a member by now, ms. */
+/** How often a caller that waits looks whether this is a member by now, or a lane has its turn, ms. */
 const LOOK_MS = 100;
+const LANE_LOOK_MS = 20;
+/** Part of the buffer that old readings may fill: they wait for longer, and live ones must not for them. */
+const BACKFILL_SHARE = 0.25;
+const BACKFILL_RECORDS_MAX = 1_000;
 
 /**
  * One `consume` call: a member of the group (or nobody, who reads alone), a reader for its partitions, and
@@ -42,6 +46,7 @@ export class Consumption {
   private readonly offsets: GroupOffsets;
   private readonly group: string;
   private readonly logger: KafkaLogger;
+  private readonly backfillTopic: string;
   /** Undefined for who reads alone. */
   private readonly membership: Membership | undefined;
   private readonly reader: Reader;
@@ -53,6 +58,8 @@ export class Consumption {
   private readonly bell = new Bell();
   private readonly ending = new AbortController();
   private bufferBytes = 0;
+  /** Of these, in the lane of old readings. */
+  private backfillBytes = 0;
   private isHeldBack = false;
   private failure: { error: unknown } | undefined;
 
@@ -69,6 +76,7 @@ export class Consumption {
     this.offsets = offsets;
     this.group = group;
     this.logger = logger;
+    this.backfillTopic = fullName(settings.topicPrefix, 'backfill');
     const topics = LOG_TOPICS.map((topic) => fullName(settings.topicPrefix, topic));
     this.reader = new Reader(
       settings,
@@ -113,12 +121,24 @@ export class Consumption {
         if (this.failure !== undefined) throw this.failure.error;
         const batch = this.isHeldBack ? undefined : await this.take();
         if (batch !== undefined) return batch;
-        await this.bell.wait(this.isAlive ? undefined : LOOK_MS);
+        await this.bell.wait(this.lookAfterMs());
       }
       return undefined;
     } finally {
       signal.removeEventListener('abort', wake);
     }
+  }
+
+  private lookAfterMs(): number | undefined {
+    if (!this.isAlive) return LOOK_MS;
+    for (const { number, raws, ready } of this.held.values()) {
+      if (raws.length + ready.length > 0 && this.holdsBack(number)) return LANE_LOOK_MS;
+    }
+    return undefined;
+  }
+
+  private holdsBack(number: number): boolean {
+    return this.options.holdsBack?.(number) === true;
   }
 
   /** True when the partition is this member's. */
@@ -147,9 +167,9 @@ export class Consumption {
   private wants(at: Placement): boolean {
     const held = this.held.get(this.offsets.numberOf(at));
     const { bufferBytesMax, partitionBytesMax } = this.limits;
-    return (
-      held !== undefined && held.rawBytes < partitionBytesMax && this.bufferBytes < bufferBytesMax
-    );
+    if (held === undefined || held.rawBytes >= partitionBytesMax) return false;
+    if (held.topic !== this.backfillTopic) return this.bufferBytes < bufferBytesMax;
+    return this.backfillBytes < bufferBytesMax * BACKFILL_SHARE;
   }
 
   private buffer(at: Placement, batches: RawBatch[]): void {
@@ -158,9 +178,15 @@ export class Consumption {
     for (const raw of batches) {
       held.raws.push(raw);
       held.rawBytes += raw.bytes.length;
-      this.bufferBytes += raw.bytes.length;
+      this.count(held, raw.bytes.length);
     }
     this.bell.ring();
+  }
+
+  /** Bytes that came into the buffer, or left it. */
+  private count(held: Held, bytes: number): void {
+    this.bufferBytes += bytes;
+    if (held.topic === this.backfillTopic) this.backfillBytes += bytes;
   }
 
   /** The next batch of the partition whose turn it is. */
@@ -168,6 +194,7 @@ export class Consumption {
     // Whoever was stopped for longer than its session learns of it a moment later.
     if (!this.isAlive) return undefined;
     for (const held of [...this.held.values()]) {
+      if (this.holdsBack(held.number)) continue;
       if (held.ready.length === 0 && held.raws.length > 0) await this.unpack(held);
       // Unpacking may have waited, and the partition may be another's by now.
       if (this.isHeldBack || this.held.get(held.number) !== held) return undefined;
@@ -182,7 +209,9 @@ export class Consumption {
   }
 
   private async unpack(held: Held): Promise<void> {
-    const recordsMax = this.options.recordsMax ?? RECORDS_MAX;
+    const { recordsMax: most = RECORDS_MAX } = this.options;
+    const isLane = held.topic === this.backfillTopic;
+    const recordsMax = isLane ? Math.min(most, BACKFILL_RECORDS_MAX) : most;
     let records = 0;
     let count = 0;
     let bytes = 0;
@@ -194,7 +223,7 @@ export class Consumption {
     }
     const raws = held.raws.splice(0, count);
     held.rawBytes -= bytes;
-    this.bufferBytes -= bytes;
+    this.count(held, -bytes);
     this.reader.wake();
     const decoded = await decodeBatches(held.number, raws, held.next, this.options.lines === true);
     if (decoded.unreadable > 0) {
@@ -231,7 +260,7 @@ export class Consumption {
     const lost = [...this.held.values()].filter(({ number }) => !continued || !wanted.has(number));
     for (const held of lost) {
       this.held.delete(held.number);
-      this.bufferBytes -= held.rawBytes;
+      this.count(held, -held.rawBytes);
       this.reader.stop(held);
     }
     // As in `giveUp`: a batch of them that comes after the call would not be dropped.

@@ -7,7 +7,7 @@ import { type TallySource, TallyWriter } from './received-tally.ts';
 import { Router } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
 import { Shipping } from './shipping.ts';
-import type { ReadingsTopic, TopicsSettings } from './topics.ts';
+import type { TopicsSettings } from './topics.ts';
 import { fullName, LOG_TOPICS, type LogTopic, type TopicFacts, type TopicName } from './topics.ts';
 
 export interface ForwarderOptions {
@@ -20,8 +20,6 @@ export interface ForwarderOptions {
    * files and end with them: a new spool with an old name would have its records taken for retransmissions.
    */
   source: string;
-  /** Where readings go; default `readings`. */
-  readingsTopic?: ReadingsTopic;
   codec: WrittenCodec;
   /** A parcel is sent when it holds so many bytes before compression, or at this age. */
   parcelBytesMax: number;
@@ -71,7 +69,7 @@ export async function openDelivery(
   const factsOf = (topic: TopicName) => facts.get(topic) ?? { partitions: 1, batchBytesMax: 0 };
   const partitions = (topic: LogTopic) => factsOf(topic).partitions;
   const received = fullName(prefix, 'received');
-  const router = new Router(source, partitions, options.readingsTopic);
+  const router = new Router(source, partitions);
   const from = await accountStart(options, router, position);
   const producer = new Producer(
     settings,

@@ -1,7 +1,7 @@
 import kafkajs, { type PartitionMetadata } from 'kafkajs';
-import type { LogRecord, ReadingRecord } from '../../core/nouns.ts';
+import type { LogRecord } from '../../core/nouns.ts';
 import { encodeHeaders, encodeText, type RecordHeaders } from './record-batch.ts';
-import type { LogTopic, ReadingsTopic } from './topics.ts';
+import type { LogTopic } from './topics.ts';
 
 /** Version of the value's form; `docs/kafka.md` documents it. */
 const SCHEMA_VERSION = '1';
@@ -40,19 +40,13 @@ export function partitionOf(key: string | Buffer, partitions: number): number {
 export class Router {
   private readonly source: string;
   private readonly partitions: (topic: LogTopic) => number;
-  private readonly readingsTopic: ReadingsTopic;
   private readonly routes = new Map<string, Route>();
   /** `received` of the record that was routed last, as it stands in its text. */
   received = '';
 
-  constructor(
-    source: string,
-    partitions: (topic: LogTopic) => number,
-    readingsTopic: ReadingsTopic = 'readings',
-  ) {
+  constructor(source: string, partitions: (topic: LogTopic) => number) {
     this.source = source;
     this.partitions = partitions;
-    this.readingsTopic = readingsTopic;
   }
 
   /** Throws SyntaxError when the line is no record. */
@@ -71,12 +65,13 @@ export class Router {
     const record = JSON.parse(line) as LogRecord;
     this.received = String(record.received);
     const type = 'type' in record ? record.type : '';
-    const name = `${record.kind}/${record.tenant}/${record.device}/${type}`;
+    const topic = topicOf(record);
+    const name = `${topic}/${record.kind}/${record.tenant}/${record.device}/${type}`;
     return this.routes.get(name) ?? this.learn(name, record);
   }
 
   private learn(name: string, record: LogRecord): Route {
-    const topic = record.kind === 'reading' ? this.readingsTopic : topicOf(record);
+    const topic = topicOf(record);
     const key = `${record.tenant}/${record.device}`;
     const fixed: [string, string][] = [
       ['tenant', record.tenant],
@@ -97,6 +92,7 @@ export class Router {
   }
 }
 
-function topicOf(record: Exclude<LogRecord, ReadingRecord>): LogTopic {
+function topicOf(record: LogRecord): LogTopic {
+  if (record.kind === 'reading') return record.lane === 'backfill' ? 'backfill' : 'readings';
   return record.kind === 'event' ? 'presence' : 'dead-letters';
 }

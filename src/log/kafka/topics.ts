@@ -8,14 +8,12 @@ import { within } from './waiting.ts';
 
 /**
  * The topics that hold the log: accepted readings; what was not taken (dead letters and shed counts); what
- * happened to devices; readings of a spool of their own, which would hold up live ones. Their order gives
+ * happened to devices; readings of old times, which would hold up live ones. Their order gives
  * their partitions' numbers in the contract, so new ones come last. They have equally many partitions: the
  * ones with the same number hold the same devices and go to the same member of a group (`assigner.ts`).
  */
 export const LOG_TOPICS = ['readings', 'dead-letters', 'presence', 'backfill'] as const;
 export type LogTopic = (typeof LOG_TOPICS)[number];
-/** Where a spool's readings go. */
-export type ReadingsTopic = Extract<LogTopic, 'readings' | 'backfill'>;
 /**
  * Beside the log: what devices are told; tenants, devices and credentials; each process's status; the
  * gateways' account of what they received. The last three are compacted.
