@@ -101,7 +101,8 @@ export function openKafkaConsumer(config: Config, logger: KafkaLogger): LogConsu
     limits: {
       sessionTimeoutMs: sessionTimeout,
       heartbeatMs: Math.floor(sessionTimeout * HEARTBEAT_SHARE),
-      rebalanceTimeoutMs: 2 * sessionTimeout,
+      // Also how long an answer to a join is waited for that got lost while Kafka was away.
+      rebalanceTimeoutMs: sessionTimeout,
       fetchWaitMs: 500,
       fetchBytesMax: 8 * 2 ** 20,
       partitionBytesMax: 2 * 2 ** 20,

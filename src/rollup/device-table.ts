@@ -112,12 +112,12 @@ export class DeviceTable {
     this.touched = [];
   }
 
-  /** Forgets devices of partitions that are lost, whatever is dirty of them. */
+  /** Forgets devices of partitions that are lost and not parked, whatever is dirty of them. */
   forgetLost(): void {
     for (const devices of this.tenants.values()) {
-      for (const entry of devices.values()) if (isLost(entry)) this.drop(entry);
+      for (const entry of devices.values()) if (isGone(entry)) this.drop(entry);
     }
-    this.touched = this.touched.filter((entry) => !isLost(entry));
+    this.touched = this.touched.filter((entry) => !isGone(entry));
   }
 
   /** Lets go of what is final of all devices. Nothing may be dirty. */
@@ -179,6 +179,10 @@ export class DeviceTable {
 /** The device belongs to another worker now. */
 export function isLost(entry: DeviceEntry): boolean {
   return entry.partitions.some((partition) => partition.isLost);
+}
+
+function isGone(entry: DeviceEntry): boolean {
+  return entry.partitions.some(({ isLost, isParked }) => isLost && !isParked);
 }
 
 /** Counts one reading as stored; `received` in ms since the epoch. */

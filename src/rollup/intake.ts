@@ -67,6 +67,9 @@ export class Intake {
   /** Something of partitions that are lost is still in memory. */
   hasLost = false;
   private waiting: DeviceEntry[] = [];
+  private lost: PartitionState[] = [];
+  /** Lost, but kept in memory in case that they come back as they were. */
+  private parked: PartitionState[] = [];
   private readonly options: IntakeOptions;
   private readonly devices: DeviceTable;
 
@@ -90,6 +93,7 @@ export class Intake {
       if (state === undefined) continue;
       state.isLost = true;
       this.hasLost = true;
+      this.lost.push(state);
       this.partitions.delete(partition);
     }
   }
@@ -323,11 +327,57 @@ export class Intake {
     });
   }
 
-  /** Lets go of everything of partitions that are lost. */
+  /**
+   * Lets go of everything of partitions that are lost; or parks all of them, when this worker has nothing
+   * else and all that it took is in the store.
+   */
   forgetLost(): void {
     if (!this.hasLost) return;
     this.hasLost = false;
+    const lost = [...this.parked, ...this.lost];
+    this.lost = [];
+    const parks = this.partitions.size === 0 && lost.every((state) => state.isWritten);
+    for (const state of lost) state.isParked = parks;
+    this.parked = parks ? lost : [];
     this.waiting = this.waiting.filter((entry) => !isLost(entry));
+    this.devices.forgetLost();
+  }
+
+  /**
+   * Takes back what was parked, as it was, when all of it belongs to this worker again and nobody has moved
+   * the store's positions meanwhile; else forgets it. All or nothing: another worker that had one partition
+   * may have changed windows of devices whose records are in several. What it left in the store without
+   * moving a position comes again, as after a crash. Returns what was taken back.
+   */
+  unpark(
+    assigned: ReadonlySet<number>,
+    stored: ReadonlyMap<number, number>,
+  ): ReadonlyMap<number, PartitionState> {
+    const { parked } = this;
+    const isUnchanged = parked.every(
+      ({ partition, committed }) =>
+        assigned.has(partition) && (stored.get(partition) ?? committed) === committed,
+    );
+    if (!isUnchanged) {
+      this.forgetParked();
+      return new Map();
+    }
+    this.parked = [];
+    for (const state of parked) {
+      state.isLost = false;
+      state.isParked = false;
+      this.partitions.set(state.partition, state);
+    }
+    return new Map(parked.map((state) => [state.partition, state]));
+  }
+
+  get isParking(): boolean {
+    return this.parked.length > 0;
+  }
+
+  forgetParked(): void {
+    for (const state of this.parked) state.isParked = false;
+    this.parked = [];
     this.devices.forgetLost();
   }
 }

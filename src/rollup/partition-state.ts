@@ -27,11 +27,21 @@ export class PartitionState {
   readonly letterChanges = new LetterChanges();
   /** Another worker has it, or nobody: nothing of it may be written any more. */
   isLost = false;
+  /** It was lost when everything of it was in the store, and may come back as it was. */
+  isParked = false;
 
   constructor(partition: number, next: number, sources: ReadonlyMap<string, number> = new Map()) {
     this.partition = partition;
     this.next = next;
     this.committed = next;
     this.sources = new Map(sources);
+  }
+
+  /** Everything that was taken is in the store, with its position. */
+  get isWritten(): boolean {
+    const { next, committed, raw, deadLetters, letterChanges } = this;
+    return (
+      next === committed && raw.length === 0 && deadLetters.length === 0 && letterChanges.size === 0
+    );
   }
 }

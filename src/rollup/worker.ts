@@ -24,6 +24,8 @@ const RETENTION_INTERVAL_MS = 600_000;
 const PAUSE_MS_MAX = 5_000;
 /** Longest wait between two attempts to reach the log, ms: it is small beside what a rejoin takes. */
 const LOG_RETRY_MS_MAX = 2_000;
+/** How long windows of lost partitions are kept in case that they come back, ms. */
+const PARK_MS = 600_000;
 /** How often final windows of silent devices are looked for, ms. */
 const SWEEP_INTERVAL_MS = 5_000;
 
@@ -90,7 +92,8 @@ export interface RollupWorkerOptions {
  * the log shares its partitions among them: all partitions that have records of one device always belong
  * to the same worker. What is revoked is flushed if there is time, and then forgotten; nothing of it is
  * written or committed any more, so its new owner takes the same records again from the position in the
- * store, and rebuilds the windows from the raw readings before it.
+ * store, and rebuilds the windows from the raw readings before it. Who loses everything at once while the log is
+ * away, and gets all of it back at the positions that it left, goes on with the windows that it had.
  */
 export async function runRollupWorker(options: RollupWorkerOptions): Promise<void> {
   await new RollupWorker(options).run();
@@ -140,6 +143,8 @@ class RollupWorker {
   /** By gateway time, ms. */
   private sweepDue = Number.NEGATIVE_INFINITY;
   private retentionDue = Number.NEGATIVE_INFINITY;
+  /** By the monotonic clock, ms. */
+  private lostAt = 0;
 
   constructor(options: RollupWorkerOptions) {
     const { config } = options;
@@ -314,6 +319,7 @@ class RollupWorker {
 
   private lose(partitions: readonly number[]): void {
     this.intake.lose(partitions);
+    this.lostAt = this.monotonicNow();
     this.options.watcher?.lost(partitions);
     this.loss.abort();
     this.loss = new AbortController();
@@ -337,6 +343,7 @@ class RollupWorker {
     const committed = await this.retry('log.committed', () => this.consumer.committed(this.group));
     this.bounds = bounds;
     const from = new Map<number, number>();
+    const kept = assigned === undefined ? undefined : this.intake.unpark(assigned, stored);
     for (const partition of assigned ?? bounds.keys()) {
       const position = stored.get(partition);
       const { first = 0, end = Number.POSITIVE_INFINITY } = bounds.get(partition) ?? {};
@@ -353,7 +360,7 @@ class RollupWorker {
         );
       }
       const next = Math.max(first, position ?? first);
-      this.intake.gain(partition, next, sources.get(partition));
+      if (!kept?.has(partition)) this.intake.gain(partition, next, sources.get(partition));
       from.set(partition, next);
     }
     for (const [partition, next] of from) {
@@ -414,6 +421,7 @@ class RollupWorker {
     if (clock.now() >= this.sweepDue) {
       this.devices.sweep(clock.now());
       this.sweepDue = clock.now() + SWEEP_INTERVAL_MS;
+      if (this.intake.isParking && began - this.lostAt > PARK_MS) this.intake.forgetParked();
       if (!hasNews) await this.report();
     }
     if (clock.now() >= this.retentionDue) await this.applyRetention();

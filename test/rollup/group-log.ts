@@ -39,6 +39,8 @@ export class GroupLog {
   readonly commits = new Map<number, number>();
   /** Batches that were yielded. */
   yielded = 0;
+  /** Members that there have ever been. */
+  joins = 0;
 
   /** `numbers`: all partitions. */
   constructor(numbers: readonly number[]) {
@@ -103,6 +105,12 @@ export class GroupLog {
     }
   }
 
+  /** The member of that place has not been heard of for too long; until a rebalance nobody has what it had. */
+  lapse(place: number): void {
+    const member = this.members[place % Math.max(1, this.members.length)];
+    if (member !== undefined) this.revoke(member, [...member.held.keys()]);
+  }
+
   private revoke(member: Member, lost: readonly number[]): void {
     for (const number of lost) member.held.delete(number);
     if (lost.length > 0) member.options.onRevoked?.(lost);
@@ -139,6 +147,7 @@ export class GroupLog {
   private async *consume(options: ConsumeOptions): AsyncGenerator<LogBatch> {
     const member = new Member(options);
     this.members.push(member);
+    this.joins += 1;
     options.signal.addEventListener('abort', () => member.wake());
     try {
       while (!options.signal.aborted) {

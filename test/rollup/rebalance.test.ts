@@ -160,7 +160,7 @@ function start(all: World, plan: WorkerPlan): Process {
 
 /** Has the process joined, or ended? */
 async function joined(all: World, before: number, process: Process): Promise<void> {
-  while (all.log.size === before && process.isRunning) await turn();
+  while (all.log.joins === before && process.isRunning) await turn();
 }
 
 function isCaughtUp({ log, store }: World): boolean {
@@ -175,17 +175,20 @@ async function settle(all: World, plan: WorkerPlan): Promise<void> {
     process.isCutOff = false;
     process.dieAfter = Number.POSITIVE_INFINITY;
   }
-  if (all.log.size === 0) {
-    const before = all.log.size;
-    await joined(all, before, start(all, plan));
-  }
-  await all.log.rebalance((n) => n, { turns: 10_000 });
+  const deal = () => all.log.rebalance((n) => n, { turns: 10_000 });
+  await deal();
   const deadline = Date.now() + 10_000;
   while (!isCaughtUp(all)) {
     if (Date.now() > deadline) {
       const positions = JSON.stringify([...all.store.positions]);
       const errors = all.processes.map(({ error }) => String(error)).join();
       throw new Error(`it does not catch up: ${positions}; ${errors}`);
+    }
+    // The last of them may have been killed already, and only now be gone.
+    if (!all.processes.some(({ isRunning }) => isRunning)) {
+      const before = all.log.joins;
+      await joined(all, before, start(all, plan));
+      await deal();
     }
     await turn();
   }
@@ -311,6 +314,52 @@ test('a batch in hand is dropped when its partition is taken away', async () => 
   assertAll(all);
 });
 
+/** One worker with a reading of each group in the store, and the calls of the store to find readings. */
+async function withOneWorker() {
+  const all = world();
+  const first = start(all, calm);
+  await joined(all, 0, first);
+  await all.log.rebalance(() => 0, { turns: 100 });
+  for (let n = 0; n < GROUPS; n += 1) {
+    feed(all, n, [reading(deviceOf(n, 0), NOON, { a: 1 })]);
+    feed(all, 2048 + n, [reading(deviceOf(n, 0), NOON + 1, { a: 3 })]);
+  }
+  while (!isCaughtUp(all)) await turn();
+  await turns(5);
+  const loads = () => all.store.calls.filter((call) => call === 'readings').length;
+  return { all, first, loads };
+}
+
+test('who loses everything and gets it back unchanged goes on with the windows in memory', async () => {
+  const { all, loads } = await withOneWorker();
+  const before = loads();
+  all.log.lapse(0);
+  feed(all, 0, [reading('d0-0', NOON + 2, { a: 2 }), reading('d0-0', NOON, { a: 1 })]);
+  await turns(20);
+  await all.log.rebalance(() => 0, { turns: 100 });
+  while (!isCaughtUp(all)) await turn();
+  assert.equal(loads(), before);
+  await settle(all, calm);
+  assertAll(all);
+});
+
+test('windows in memory are forgotten when somebody else had the partition meanwhile', async () => {
+  const { all, loads } = await withOneWorker();
+  const other = start(all, calm);
+  await joined(all, 1, other);
+  all.log.lapse(0);
+  await all.log.rebalance(() => 1, { turns: 100 });
+  feed(all, 1, [reading('d1-0', NOON + 5, { a: 9 })]);
+  while (!isCaughtUp(all)) await turn();
+  const before = loads();
+  await all.log.rebalance(() => 0, { turns: 100 });
+  feed(all, 2, [reading('d2-0', NOON + 2, { a: 2 })]);
+  while (!isCaughtUp(all)) await turn();
+  assert.ok(loads() > before);
+  await settle(all, calm);
+  assertAll(all);
+});
+
 test('a position behind the end of the log is an error, also when partitions are assigned', async () => {
   const all = world();
   const first = start(all, calm);
@@ -343,13 +392,15 @@ const draw = fc.record<Draw>({
 type Step =
   | { kind: 'feed'; n: number; topic: number; draws: Draw[]; advance: number }
   | { kind: 'rebalance'; owners: number[]; patience: number }
+  | { kind: 'lapse'; at: number; meanwhile: number; owners: number[] }
   | { kind: 'join' | 'stop'; at: number }
   | { kind: 'kill'; at: number; after: number }
   | { kind: 'cut'; at: number; turns: number };
 const n = fc.integer({ min: 0, max: GROUPS - 1 });
+const owners = fc.array(fc.integer({ min: 0, max: 2 }), { minLength: GROUPS, maxLength: GROUPS });
 const rebalance = fc.record({
   kind: fc.constant('rebalance' as const),
-  owners: fc.array(fc.integer({ min: 0, max: 2 }), { minLength: GROUPS, maxLength: GROUPS }),
+  owners,
   patience: fc.constantFrom(0, 1, 4, 1_000),
 });
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -364,6 +415,16 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 5, arbitrary: rebalance },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant('lapse' as const),
+      at: n,
+      meanwhile: fc.integer({ min: 0, max: 12 }),
+      // Often everything goes to one member.
+      owners: fc.oneof(owners, fc.constantFrom<number[]>([0, 0, 0], [1, 1, 1])),
+    }),
+  },
   {
     weight: 1,
     arbitrary: fc.record({ kind: fc.constantFrom('join' as const, 'stop' as const), at: n }),
@@ -410,9 +471,15 @@ async function take(all: World, one: Step, with_: WorkerPlan): Promise<void> {
     await all.log.rebalance((group) => one.owners[group] ?? 0, { turns: one.patience });
     return;
   }
+  if (one.kind === 'lapse') {
+    all.log.lapse(one.at);
+    await turns(one.meanwhile);
+    await all.log.rebalance((group) => one.owners[group] ?? 0, { turns: 100 });
+    return;
+  }
   if (one.kind === 'join') {
     if (running.length >= 3) return;
-    const before = all.log.size;
+    const before = all.log.joins;
     await joined(all, before, start(all, with_));
     return;
   }
