@@ -12,7 +12,9 @@ import { releaseMemory } from './memory.ts';
 import type { BackfillStatus, RollupStatus } from './ops/counters.ts';
 import { Deadman, type Presence } from './ops/deadman.ts';
 import { DeviceWatch } from './ops/device-watch.ts';
+import { SequenceWatch } from './ops/sequence-watch.ts';
 import type { BackfillStats } from './rollup/backfill-lane.ts';
+import type { Watcher } from './rollup/watcher.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
 import type { Store } from './store/contract.ts';
 import { Asking } from './thread-asking.ts';
@@ -47,6 +49,7 @@ function statusOf(
   stats: RollupStats,
   loopDelayMs: number,
   watched: Watched | undefined,
+  sequences: SequenceWatch,
 ): RollupStatus {
   const { identical, merged, conflicts } = stats;
   return {
@@ -61,6 +64,7 @@ function statusOf(
     flushMs: stats.flushMsLast,
     loopDelayMs,
     backfill: backfillStatus(stats.backfill),
+    sequence: sequences.counts(),
     ...(watched !== undefined && {
       presence: { ...watched.deadman.counts(), events: { ...watched.watch.events } },
     }),
@@ -69,6 +73,32 @@ function statusOf(
 
 function backfillStatus({ lagOffsets, ts, ...rest }: BackfillStats): BackfillStatus {
   return { ...rest, lagRecords: lagOffsets, ...(ts !== undefined && { ts }) };
+}
+
+/** Both see every record; the deadman only where it is wanted. */
+function watcherOf(
+  consumer: LogConsumer,
+  sequences: SequenceWatch,
+  deadman: Watcher | undefined,
+): Watcher {
+  return {
+    gained: (partitions) => deadman?.gained(partitions),
+    lost(partitions) {
+      const gone = new Set(partitions);
+      sequences.forget(({ tenant, device }) =>
+        gone.has(consumer.partitionOf?.(tenant, device) ?? 0),
+      );
+      deadman?.lost(gone);
+    },
+    take(record) {
+      sequences.take(record);
+      deadman?.take(record);
+    },
+    look(now) {
+      sequences.look(now);
+      deadman?.look(now);
+    },
+  };
 }
 
 interface Watched {
@@ -208,6 +238,7 @@ if (parentPort !== null) {
   const drain = new Drain(consumer);
   const types = deviceTypes(config);
   const appends = new Asking<AppendFailure | undefined>(APPENDS_MAX);
+  const sequences = new SequenceWatch(config.rollup.devicesMax);
   let watched: Watched | undefined;
   port.on('message', (message: ToRollup) => {
     if (message.kind === 'drain') {
@@ -247,9 +278,12 @@ if (parentPort !== null) {
       logger,
       signal: drain.signal,
       backfill: config.backfill,
-      ...(watched !== undefined && { watcher: watched.watch }),
+      watcher: watcherOf(consumer, sequences, watched?.watch),
       onStats: (stats) => {
-        post({ kind: 'stats', status: statusOf(stats, delay.percentile(99) / 1e6, watched) });
+        post({
+          kind: 'stats',
+          status: statusOf(stats, delay.percentile(99) / 1e6, watched, sequences),
+        });
         delay.reset();
       },
     });

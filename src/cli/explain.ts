@@ -36,6 +36,7 @@ function explanationText(explanation: Explanation): string {
     clockLines(explanation),
     backfillLines(explanation),
     wholenessLines(explanation),
+    sequenceLines(explanation),
     placeLines(explanation),
     decisionLines(explanation),
   ];
@@ -118,6 +119,22 @@ function wholenessLines({ completeness, gaps }: Explanation): string[] {
   for (const gap of gaps) {
     const missing = gap.expected === null ? 'nothing' : `${gap.received} of ${gap.expected}`;
     lines.push(`  ${gap.from}: ${missing}`);
+  }
+  return lines;
+}
+
+function sequenceLines({ sequence }: Explanation): string[] {
+  if (sequence === null) return [];
+  const { readings, firstSeq, lastSeq, missing, refused, restarts, gaps, gapCount } = sequence;
+  const whole = sequence.complete ? '' : '; more than that is not looked at';
+  const lines = [
+    `by its own counter ${readings} readings from ${firstSeq} to ${lastSeq}, ${missing} missing in ${gapCount} gaps` +
+      `${refused > 0 ? `, ${refused} of them refused` : ''}; it began anew ${restarts} times${whole}`,
+  ];
+  for (const gap of gaps) {
+    const numbers = gap.missing === 1 ? `${gap.first}` : `${gap.first} to ${gap.last}`;
+    const its = gap.refused === 0 ? '' : `, ${gap.refused} refused`;
+    lines.push(`  ${numbers} (${gap.missing}${its}) between ${gap.after} and ${gap.before}`);
   }
   return lines;
 }

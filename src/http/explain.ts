@@ -2,11 +2,14 @@ import type { DeviceType } from '../core/nouns.ts';
 import { formatDuration } from '../core/units.ts';
 import type { DeviceView } from '../gateway/contract.ts';
 import { completenessOf, typesOf } from '../reports/completeness.ts';
+import { sequenceOf } from '../reports/sequence.ts';
 import type { DataContext } from './context.ts';
 import { presenceOf, type ShownPresence } from './presence.ts';
 
 /** Everything that is known of one device, for those who ask why. */
 
+/** Dead letters that are looked through for numbers that are missing. */
+const LETTERS_MAX = 1_000;
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 
@@ -37,15 +40,40 @@ export interface Explanation {
   };
   /** Hours of these in which less came than should have; without a period, in which nothing came. */
   gaps: { from: string; to: string; expected: number | null; received: number }[];
+  /** By the device's own counter, over the same 24 hours; null where no reading has a number. */
+  sequence: ShownSequence | null;
   /** The newest reading by event time, and the place of its record in the log; null without any. */
   newest: { ts: string; received: string; partition: number; offset: number } | null;
-  /** How far log and store have come; for operators alone. */
+  /** How far log and store have come with the partitions of the device; for operators alone. */
   offsets?: {
     partition: number;
     isBackfill: boolean;
     logEnd: number;
     storePosition: number | null;
   }[];
+}
+
+interface ShownSequence {
+  /** Readings with a number; of the first and the last by event time, that number. */
+  readings: number;
+  firstSeq: number;
+  lastSeq: number;
+  missing: number;
+  /** Of the missing ones, how many were refused and are dead letters. */
+  refused: number;
+  restarts: number;
+  /** The newest, oldest first; `gapCount` in all. Times are those of the readings around it. */
+  gaps: {
+    first: number;
+    last: number;
+    missing: number;
+    refused: number;
+    after: string;
+    before: string;
+  }[];
+  gapCount: number;
+  /** False: there were more readings than are looked at. */
+  complete: boolean;
 }
 
 interface ShownConnection {
@@ -106,8 +134,9 @@ export async function explainDevice(
     ),
     gateway: view === undefined ? null : shownView(view),
     ...(await wholeness(context, name, latest, type)),
+    sequence: await shownSequence(context, name),
     newest: await newestOf(context, name, latest.get(device)),
-    ...(isOperator && { offsets: await offsetsOf(context) }),
+    ...(isOperator && { offsets: await offsetsOf(context, name) }),
   };
 }
 
@@ -185,6 +214,40 @@ async function wholeness(
   };
 }
 
+async function shownSequence(
+  { store, clock }: DataContext,
+  { tenant, device }: { tenant: string; device: string },
+): Promise<ShownSequence | null> {
+  const to = clock.now();
+  const range = { from: to - DAY_MS, to };
+  const sequence = await sequenceOf(store, { tenant, device, ...range });
+  if (sequence === undefined) return null;
+  const letters =
+    sequence.gaps.length === 0
+      ? []
+      : await store.deadLetters({ tenant, devices: [device], ...range, limit: LETTERS_MAX });
+  const refused = letters.flatMap(({ payload }) => numbersIn(payload));
+  const gaps = sequence.gaps.map(({ after, before, ...gap }) => {
+    const its = new Set(refused.filter((seq) => seq >= gap.first && seq <= gap.last));
+    return { ...gap, refused: its.size, after: iso(after), before: iso(before) };
+  });
+  const sum = gaps.reduce((total, gap) => total + gap.refused, 0);
+  return { ...sequence, gaps, refused: sum };
+}
+
+/** The numbers of the readings in a dead letter's bytes (base64), which may be cut or anything at all. */
+function numbersIn(payload: string): number[] {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(payload, 'base64').toString('utf8'));
+    return [value].flat().flatMap((one: unknown) => {
+      const seq = typeof one === 'object' && one !== null && 'seq' in one ? one.seq : undefined;
+      return typeof seq === 'number' ? seq : [];
+    });
+  } catch {
+    return [];
+  }
+}
+
 async function newestOf(
   { store }: DataContext,
   { tenant, device }: { tenant: string; device: string },
@@ -198,12 +261,14 @@ async function newestOf(
   return { ts: iso(ts), received: iso(received), partition, offset };
 }
 
-async function offsetsOf({
-  store,
-  consumer,
-}: DataContext): Promise<NonNullable<Explanation['offsets']>> {
+async function offsetsOf(
+  { store, consumer }: DataContext,
+  { tenant, device }: { tenant: string; device: string },
+): Promise<NonNullable<Explanation['offsets']>> {
   const [bounds, positions] = await Promise.all([consumer.bounds(), store.position('rollup')]);
-  return [...bounds].map(([partition, { end }]) => ({
+  const own = consumer.partitionsOf?.(tenant, device);
+  const its = [...bounds].filter(([partition]) => own === undefined || own.includes(partition));
+  return its.map(([partition, { end }]) => ({
     ...{ partition, isBackfill: consumer.isBackfill?.(partition) === true, logEnd: end },
     storePosition: positions.get(partition) ?? null,
   }));

@@ -162,6 +162,8 @@ export interface LogConsumer {
    * don't share the partitions.
    */
   partitionOf?(tenant: string, device: string): number | undefined;
+  /** All partitions that hold records of a device, once {@link bounds} were asked for. Absent: all of them. */
+  partitionsOf?(tenant: string, device: string): readonly number[];
   /** True for partitions that hold the lane of old readings. Absent: there are none. */
   isBackfill?(partition: number): boolean;
   /** The gateways' own account of what was received, from durable counts. */

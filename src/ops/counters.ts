@@ -153,6 +153,19 @@ export interface RollupStatus {
   presence?: PresenceStatistics;
   /** Absent before the first word. */
   backfill?: BackfillStatus;
+  sequence?: SequenceStatus;
+}
+
+/** What devices' own counters say is missing; `ops/sequence-watch.ts`. */
+export interface SequenceStatus {
+  /** Gaps that were still open after a while, since the start. */
+  gaps: number;
+  /** Readings that are missing in those that are open now, as far as they are remembered. */
+  missing: number;
+  /** Counters that began anew. */
+  restarts: number;
+  /** Readings of devices that are not watched, since there are too many. */
+  unwatched: number;
 }
 
 /** The lane of old readings. */

@@ -7,6 +7,7 @@ import {
   type OverloadStatus,
   type PresenceStatistics,
   type RollupStatus,
+  type SequenceStatus,
 } from './counters.ts';
 import type { PlainHistogram } from './histogram.ts';
 
@@ -287,7 +288,37 @@ export function rollupMetrics(registry: Registry, status: () => RollupStatus): v
     () => bounded('kind', new Map(Object.entries(status().duplicates)), CODES_MAX),
   );
   backfillMetrics(registry, () => status().backfill);
+  sequenceMetrics(registry, () => status().sequence);
   presenceMetrics(registry, () => status().presence);
+}
+
+function sequenceMetrics(registry: Registry, sequence: () => SequenceStatus | undefined): void {
+  gauge(
+    registry,
+    'spillway_sequence_missing_readings',
+    'Readings that are missing by the numbers that devices give them, for some time.',
+    () => sequence()?.missing ?? 0,
+  );
+  const total = (name: string, help: string, read: (of: SequenceStatus) => number) =>
+    counter(registry, name, help, [], () => {
+      const status = sequence();
+      return one(status === undefined ? 0 : read(status));
+    });
+  total(
+    'spillway_sequence_gaps_total',
+    'Gaps in the numbers of a device that nothing closed for some time.',
+    (s) => s.gaps,
+  );
+  total(
+    'spillway_sequence_restarts_total',
+    'Counters of devices that began anew.',
+    (s) => s.restarts,
+  );
+  total(
+    'spillway_sequence_unwatched_total',
+    'Numbered readings of devices that are not watched, since those are too many.',
+    (s) => s.unwatched,
+  );
 }
 
 function backfillMetrics(registry: Registry, backfill: () => BackfillStatus | undefined): void {

@@ -112,6 +112,7 @@ function logs(all: readonly LogStats[]): LogStats {
 function rollups(all: readonly RollupStatus[]): RollupStatus {
   const backfilling = all.flatMap(({ backfill }) => backfill ?? []);
   const oldest = backfilling.flatMap(({ ts }) => ts ?? []);
+  const counting = all.flatMap(({ sequence }) => sequence ?? []);
   const watching = all.flatMap(({ presence }) => presence ?? []);
   return {
     lagRecords: sum(all, (one) => one.lagRecords),
@@ -132,6 +133,14 @@ function rollups(all: readonly RollupStatus[]): RollupStatus {
         lagRecords: sum(backfilling, (one) => one.lagRecords),
         lagMs: most(backfilling, (one) => one.lagMs),
         ...(oldest.length > 0 && { ts: Math.min(...oldest) }),
+      },
+    }),
+    ...(counting.length > 0 && {
+      sequence: {
+        gaps: sum(counting, (one) => one.gaps),
+        missing: sum(counting, (one) => one.missing),
+        restarts: sum(counting, (one) => one.restarts),
+        unwatched: sum(counting, (one) => one.unwatched),
       },
     }),
     ...(watching.length > 0 && {

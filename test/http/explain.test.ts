@@ -74,6 +74,54 @@ test('a device is explained from directory, gateway, store and log', async () =>
   assert.equal(body.offsets, undefined);
 });
 
+test('numbers that are missing are named, with those that were refused', async () => {
+  const { app, store } = await backend({
+    types,
+    view: async () => ({
+      ...VIEW,
+      backfill: {
+        ...{ readings: 7, since: NOW - 5_000, at: NOW - 1_000 },
+        ...{ ts: NOW - 90_000_000, oldest: NOW - 99_000_000 },
+      },
+    }),
+    device: () => ({ type: 'probe', createdAt: 0 }),
+  });
+  store.raw.length = 0;
+  store.letters.length = 0;
+  for (const [minute, seq] of [
+    [50, 7],
+    [49, 8],
+    [45, 12],
+    [44, 13],
+    [40, 20],
+  ] as const) {
+    store.add('b', NOW - minute * MINUTE, { temperature: 1 }, { seq });
+  }
+  for (const payload of [
+    '{"seq":10,"values":{}}',
+    '[{"seq":15},{"seq":16},{"seq":2}]',
+    '{"seq":9',
+  ]) {
+    store.addLetter('b', 'VALUE_BOUNDS', NOW - 30 * MINUTE);
+    Object.assign(store.letters.at(-1) ?? {}, { payload: Buffer.from(payload).toString('base64') });
+  }
+  const url = '/api/v1/devices/b/explain';
+  const { sequence, gateway } = (await app.inject({ url, headers: bearer('acme') })).json();
+  const at = (minute: number) => new Date(NOW - minute * MINUTE).toISOString();
+  assert.deepEqual(sequence, {
+    ...{ readings: 5, firstSeq: 7, lastSeq: 20, missing: 9, refused: 3, restarts: 0 },
+    ...{ gapCount: 2, complete: true },
+    gaps: [
+      { first: 9, last: 11, missing: 3, refused: 1, after: at(49), before: at(45) },
+      { first: 14, last: 19, missing: 6, refused: 2, after: at(44), before: at(40) },
+    ],
+  });
+  assert.deepEqual([gateway.backfill.readings, gateway.backfill.ts], [7, at(1_500)]);
+  store.raw.length = 0;
+  store.add('b', NOW - MINUTE, { temperature: 1 });
+  assert.equal((await app.inject({ url, headers: bearer('acme') })).json().sequence, null);
+});
+
 test('hours in which less came than should have are gaps', async () => {
   const { app, store } = await backend({
     types,

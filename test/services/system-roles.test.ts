@@ -245,15 +245,17 @@ test('two of each role: changes are seen everywhere, and data is whole', {
     const [load] = loads;
     assert.ok(load !== undefined);
     const { brokers, prefix } = topology;
-    const records = (await readTopicByKcat(brokers, `${prefix}.readings`)).filter(
-      ({ headers }) => headers.tenant === 'balanced',
+    // The devices of this load send readings of the day before, too.
+    const both = await Promise.all(
+      ['readings', 'backfill'].map((topic) => readTopicByKcat(brokers, `${prefix}.${topic}`)),
     );
+    const records = both.flat().filter(({ headers }) => headers.tenant === 'balanced');
     const raw = await rawReadings(buckets, 'balanced');
     const places = new Map<string, number>();
     const sent = new Map<string, { last: number; payloads: Map<number, string> }>();
     let repeated = 0;
     const seen = new Map([...raw.keys()].map((device) => [device, new Map<number, unknown>()]));
-    for (const { partition, key, headers, payload } of records) {
+    for (const { topic, partition, key, headers, payload } of records) {
       const reading = JSON.parse(payload);
       const { tenant, device, type, ts, received, values } = reading;
       assert.equal(key, `balanced/${device}`);
@@ -267,11 +269,11 @@ test('two of each role: changes are seen everywhere, and data is whole', {
       // itself: what has no higher number than before was there before.
       assert.equal(places.get(device) ?? partition, partition);
       places.set(device, partition);
-      const sender = sent.get(`${partition} ${headers.source}`) ?? {
+      const sender = sent.get(`${topic} ${partition} ${headers.source}`) ?? {
         last: -1,
         payloads: new Map(),
       };
-      sent.set(`${partition} ${headers.source}`, sender);
+      sent.set(`${topic} ${partition} ${headers.source}`, sender);
       const number = Number(headers.number);
       if (number <= sender.last) {
         assert.equal(sender.payloads.get(number), payload, 'a repeated record is the same');

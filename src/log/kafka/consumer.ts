@@ -12,7 +12,7 @@ import { GroupOffsets } from './group-offsets.ts';
 import { ReceivedAccount } from './received-account.ts';
 import { partitionOf } from './routing.ts';
 import type { KafkaLogger, KafkaSettings } from './settings.ts';
-import { partitionNumber, topicPartition } from './topics.ts';
+import { LOG_TOPICS, partitionNumber, topicPartition } from './topics.ts';
 
 export interface KafkaLogConsumerOptions {
   settings: KafkaSettings;
@@ -97,6 +97,12 @@ export class KafkaLogConsumer implements LogConsumer {
     if (this.readingsPartitions === 0) return undefined;
     const partition = partitionOf(`${tenant}/${device}`, this.readingsPartitions);
     return partitionNumber('readings', partition);
+  }
+
+  partitionsOf(tenant: string, device: string): number[] {
+    const partition = this.partitionOf(tenant, device);
+    if (partition === undefined) return [];
+    return LOG_TOPICS.map((topic) => partitionNumber(topic, partition));
   }
 
   /** From what the gateways have written by now. */
