@@ -63,16 +63,22 @@ let transactions: Transactions | undefined;
 
 /** Both embedded engines in a directory of their own. */
 export class EmbeddedEngines implements Engines {
-  private readonly root = mkdtempSync(join(place(), 'spillway-model-'));
+  readonly root: string;
   private readonly settings: Settings;
+  private readonly isOwn: boolean;
   private lives = 0;
-  private logDir = join(this.root, 'log-0');
-  private storeDir = join(this.root, 'store-0');
+  private logDir: string;
+  private storeDir: string;
   private appender: EmbeddedAppender | undefined;
   private opened: Store | undefined;
 
-  constructor(settings: Settings) {
+  /** `root`: of engines that another process had, or one that is copied; it stays afterwards. */
+  constructor(settings: Settings, root?: string) {
     this.settings = settings;
+    this.isOwn = root === undefined;
+    this.root = root ?? mkdtempSync(join(place(), 'spillway-model-'));
+    this.logDir = join(this.root, 'log-0');
+    this.storeDir = join(this.root, 'store-0');
     transactions ??= new Transactions();
   }
 
@@ -151,7 +157,7 @@ export class EmbeddedEngines implements Engines {
     this.watchWrites(undefined);
     await this.opened?.close();
     await this.appender?.close();
-    rmSync(this.root, { recursive: true, force: true });
+    if (this.isOwn) rmSync(this.root, { recursive: true, force: true });
   }
 }
 

@@ -126,7 +126,11 @@ export class Source {
         this.seq += 1;
         continue;
       }
-      made.push(...this.reading(now - i * habits.stepMs + dice.int(-400, 400)));
+      const at = now - i * habits.stepMs + dice.int(-400, 400);
+      // Windows begin and end on whole minutes.
+      const isOnEdge = dice.chance(0.15);
+      const edge = Math.round(at / MINUTE) * MINUTE - dice.int(0, 1);
+      made.push(...this.reading(isOnEdge ? edge - this.skewMs : at));
     }
     this.last = now;
     for (const item of [...made]) this.remember(item);

@@ -94,7 +94,9 @@ export function planOf(seed: number, scale: Scale = { stepsMax: 40, devicesMax: 
   const steps: Step[] = [];
   const count = dice.int(8, scale.stepsMax);
   for (let i = 0; i < count; i += 1) {
-    const ms = dice.pick([...ADVANCES]);
+    // Sometimes to the first or last moment of an hour.
+    const toHour = HOUR - (now % HOUR) - dice.int(0, 1);
+    const ms = dice.chance(0.1) ? toHour : dice.pick([...ADVANCES]);
     now += ms;
     steps.push({ kind: 'advance', ms });
     const items = sources.filter(() => dice.chance(0.7)).flatMap((source) => source.measure(now));

@@ -134,10 +134,8 @@ class Run {
       for (;;) {
         if (this.life?.isOver === true) await this.bury();
         await this.begin();
-        const reported = this.life?.nextReport();
-        const position = await (await this.engines.store()).position(GROUP);
-        if ([...ends].every(([at, { end }]) => end === 0 || (position.get(at) ?? 0) >= end)) return;
-        await reported;
+        await this.life?.reaches(ends, await this.engines.store());
+        if (this.life?.isOver !== true) return;
       }
     } finally {
       await consumer.close();

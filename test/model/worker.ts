@@ -31,8 +31,10 @@ export class WorkerLife {
   private readonly consumer: LogConsumer;
   private readonly engines: Engines;
   private readonly faults: LifeFaults;
-  private points = 0;
-  private writes = 0;
+  private readonly onDeath: () => void;
+  /** Occasions so far at which it might have died. */
+  points = 0;
+  writes = 0;
   private calls = 0;
   private ticks = 0;
   private onStats: () => void = () => {};
@@ -43,7 +45,9 @@ export class WorkerLife {
     clock: Clock,
     settings: Settings,
     faults: LifeFaults = CALM,
+    onDeath: () => void = () => {},
   ) {
+    this.onDeath = onDeath;
     this.engines = engines;
     this.faults = faults;
     this.consumer = engines.consumer();
@@ -86,6 +90,7 @@ export class WorkerLife {
   /** All later occasions too: nothing is written after a death. */
   private die(): void {
     this.hasDied = true;
+    this.onDeath();
     throw new Death();
   }
 
@@ -145,6 +150,16 @@ export class WorkerLife {
       this.onStats = resolve;
     });
     await Promise.race([report, this.ended]);
+  }
+
+  /** Until the store has everything before these offsets, or it is over. */
+  async reaches(ends: ReadonlyMap<number, { end: number }>, store: Store): Promise<void> {
+    while (!this.isOver) {
+      const reported = this.nextReport();
+      const position = await store.position(GROUP);
+      if ([...ends].every(([at, { end }]) => end === 0 || (position.get(at) ?? 0) >= end)) return;
+      await reported;
+    }
   }
 
   /** As SIGKILL would: it dies at the next thing that it does. */
