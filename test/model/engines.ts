@@ -110,7 +110,7 @@ export class EmbeddedEngines implements Engines {
     }
   }
 
-  consumer(): LogConsumer {
+  consumer(): EmbeddedConsumer {
     return new EmbeddedConsumer({ dir: this.logDir });
   }
 

@@ -273,7 +273,8 @@ interface Habits {
 function skewOf(dice: Dice): number {
   return dice.pick([
     ...([0, 0, 0, dice.int(-2_000, 2_000), -90 * MINUTE, 3 * MINUTE] as const),
-    ...([-2 * DAY, 365 * DAY, -400 * DAY] as const),
+    ...([5 * MINUTE, 7 * MINUTE, 365 * DAY] as const),
+    ...([-2 * DAY, -3 * DAY, -10 * DAY, -400 * DAY] as const),
   ]);
 }
 

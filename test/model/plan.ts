@@ -48,7 +48,7 @@ export interface LifeFaults {
 export type Step =
   | { kind: 'publish'; messages: Message[]; acknowledged: boolean; settles: boolean }
   | { kind: 'advance'; ms: number }
-  /** A life of the worker begins, unless there is one. */
+  /** A life of the worker begins, or goes on with other faults. */
   | { kind: 'work'; faults: LifeFaults; settles: boolean }
   | { kind: 'killWorker' }
   | { kind: 'stopWorker' }

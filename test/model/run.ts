@@ -62,6 +62,7 @@ class Run {
         if (step.settles) await gateway.committed();
         break;
       case 'work':
+        this.life?.trouble(step.faults);
         await this.begin(step.faults);
         if (step.settles) await this.settle();
         break;

@@ -30,7 +30,7 @@ export class WorkerLife {
   private readonly stopping = new AbortController();
   private readonly consumer: LogConsumer;
   private readonly engines: Engines;
-  private readonly faults: LifeFaults;
+  private faults: LifeFaults;
   private readonly onDeath: () => void;
   /** Occasions so far at which it might have died. */
   points = 0;
@@ -78,6 +78,14 @@ export class WorkerLife {
       () => this.over(),
       (error: unknown) => this.over(error),
     );
+  }
+
+  /** What else goes wrong from here on. */
+  trouble(faults: LifeFaults): void {
+    this.faults = faults;
+    this.points = 0;
+    this.writes = 0;
+    this.calls = 0;
   }
 
   private async over(error?: unknown): Promise<void> {
