@@ -4,9 +4,11 @@
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { benchDominoes } from './flood-dominoes.ts';
 import { benchHerd } from './flood-herd.ts';
 import { benchNeighbour, type NeighbourFigures } from './flood-neighbour.ts';
 import { benchOverload } from './flood-overload.ts';
+import { svgOf } from './plot.ts';
 
 const { values } = parseArgs({
   options: {
@@ -61,6 +63,13 @@ if (parts.has('herd')) {
   );
   line('  their lost connections', String(herd.calmLost));
   line('  admin requests, p99', `${herd.adminP99Ms.toFixed(0)} ms (${herd.levels.join(', ')})`);
+}
+if (parts.has('dominoes')) {
+  for (const protection of process.env.ONLYP ? [process.env.ONLYP === '1'] : [true, false]) {
+    const { figures: dominoes, plot } = await benchDominoes({ protection });
+    console.log(JSON.stringify(dominoes));
+    writeFileSync(`/tmp/dominoes-${protection}.svg`, svgOf(plot));
+  }
 }
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 

@@ -1,5 +1,5 @@
 import { type ChildProcess, execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,15 +24,19 @@ export interface Program {
   close(): Promise<void>;
 }
 
-/**
- * `devices`: of one tenant, or of each; `engines`: settings beside those of every benchmark; `env`: of the
- * program alone.
- */
-export async function openProgram(
+/** A data directory with devices, and a configuration for it. */
+export interface Prepared {
+  dir: string;
+  file: string;
+  config: Config;
+  clients: LoadOptions['clients'];
+}
+
+/** `devices`: of one tenant, or of each; `engines`: settings beside those of every benchmark. */
+export async function prepareProgram(
   devices: number | Readonly<Record<string, number>>,
   engines: Record<string, unknown> = {},
-  env: Record<string, string> = {},
-): Promise<Program> {
+): Promise<Prepared> {
   const dir = mkdtempSync(join(tmpdir(), 'spillway-bench-'));
   const settings = {
     data: { dir: join(dir, 'data') },
@@ -44,31 +48,60 @@ export async function openProgram(
   };
   const file = join(dir, 'spillway.yaml');
   writeFileSync(file, stringify(settings));
-  const spillway = (...args: string[]) => [script('../src/spillway.js'), ...args, '--config', file];
   const counts = typeof devices === 'number' ? { [TENANT]: devices } : devices;
   const clients = Object.entries(counts).flatMap(([tenant, count]) => {
     const wanted = ['--tenant', tenant, '--type', 'bench', '--count', String(count)];
-    const added = execFileSync(process.execPath, spillway('device', 'add', ...wanted), {
+    const added = execFileSync(process.execPath, spillway(file, 'device', 'add', ...wanted), {
       encoding: 'utf8',
     });
     return clientsOf(added);
   });
-  const child = start(process.execPath, spillway('run'), env);
+  return { dir, file, config: configSchema.parse(settings), clients };
+}
+
+/** One with the same devices and settings, and ports and a directory of its own. */
+export async function copyProgram(other: Prepared, engines: object = {}): Promise<Prepared> {
+  const { dir, file, config } = await prepareProgram({}, { ...engines });
+  cpSync(other.config.data.dir, config.data.dir, { recursive: true });
+  return { dir, file, config, clients: other.clients };
+}
+
+/** Runs it; resolves when it is ready. `env`: of the program alone. */
+export async function runProgram(
+  { file, config }: Prepared,
+  env: Record<string, string> = {},
+  onStart: (child: ChildProcess) => void = () => {},
+): Promise<ChildProcess> {
+  const child = start(process.execPath, spillway(file, 'run'), env);
+  onStart(child);
   child.stdout?.pipe(process.stderr);
   for (let tries = 0; ; tries++) {
-    const ready = await fetch(`http://127.0.0.1:${settings.http.port}/readyz`).then(
+    const ready = await fetch(`http://127.0.0.1:${config.http.port}/readyz`).then(
       (response) => response.ok,
       () => false,
     );
-    if (ready) break;
+    if (ready) return child;
     if (tries > 200) throw new Error('the program did not become ready');
     await sleep(100);
   }
+}
+
+function spillway(file: string, ...args: string[]): string[] {
+  return [script('../src/spillway.js'), ...args, '--config', file];
+}
+
+/** {@link prepareProgram} and {@link runProgram}. */
+export async function openProgram(
+  devices: number | Readonly<Record<string, number>>,
+  engines: Record<string, unknown> = {},
+  env: Record<string, string> = {},
+): Promise<Program> {
+  const prepared = await prepareProgram(devices, engines);
+  const { dir, config, clients } = prepared;
+  const child = await runProgram(prepared, env);
   return {
-    child,
-    config: configSchema.parse(settings),
-    clients,
-    port: settings.gateway.mqtt.port,
+    ...{ child, config, clients },
+    port: config.gateway.mqtt.port,
     async close() {
       await stop(child);
       rmSync(dir, { recursive: true });
