@@ -157,7 +157,9 @@ for (const backend of backends) {
     for (;;) {
       const began = Date.now();
       await backend.check();
-      await new Promise((resolve) => setTimeout(resolve, began + CHECK_MS - Date.now()));
+      await new Promise((resolve) =>
+        setTimeout(resolve, Math.max(0, began + CHECK_MS - Date.now())),
+      );
     }
   })();
 }

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BalancerOptions, BalancerSecond } from './balancer.ts';
 import { CpuCap } from './cpu-cap.ts';
-import { startLoad, sumOf, Watch } from './flood-run.ts';
+import { onLoadCore, pinProgram, rateOf, startLoad, sumOf, Watch } from './flood-run.ts';
 import { freePort } from './ingest.ts';
 import type { Plot, Series } from './plot.ts';
 import { script, start, stop } from './processes.ts';
@@ -25,6 +25,8 @@ const WINDOW = 50;
 const UNREAD = 256;
 const BACKOFF = { baseMs: 500, maxMs: 10_000 };
 const WARM_S = 15;
+const TOO_MUCH = 1.5;
+const FULL_S = 25;
 const KILLED_AT_S = 20;
 const STARTED_AT_S = 60;
 const END_S = 110;
@@ -34,22 +36,24 @@ const BALANCED_WITHIN = 0.1;
 
 export interface DominoFigures {
   protection: boolean;
-  /** Readings/s of all together, with devices that send as fast as they are acknowledged. */
+  /** Readings/s that all together take of more than they can take. */
   capacity: number;
   offered: number;
   /** Gateways besides the killed one that the balancer took out, or that ended. */
   fallen: number;
   /** How often the balancer took one out, the killed one not counted. */
   removals: number;
-  /** Of those, gateways whose process ended. */
+  /** Gateways besides the killed one whose process ended. */
   ended: number;
+  /** What three took before that, as a part of what was offered. */
+  goodputOfThree: number;
   /** What two took, as a part of two thirds of the capacity. */
   goodputOfTwo: number;
   /** The worst second while there were two. */
   worstOfTwo: number;
   /** From the start of the third until all have their part of the devices, s; Infinity: not within the time. */
   balancedSeconds: number;
-  /** Connections that devices lost besides those of the killed gateway's end and of moving back. */
+  /** Of the two that were not killed. */
   adminP99Ms: number;
 }
 
@@ -87,24 +91,33 @@ export async function benchDominoes(options: {
   while (balancer.seconds.at(-1)?.backends.every(({ isIn }) => isIn) !== true) await sleep(200);
 
   const closed = { qos: 1 as const, rate: 0, window: WINDOW, buffer: 0, clients: fleet };
-  const capacityLoad = startLoad(join(first.dir, 'capacity.json'), {
-    ...{ port, backoff: BACKOFF, seconds: WARM_S + 15 },
+  const [even, odd] = [0, 1].map((rest) => fleet.filter((_, index) => index % 2 === rest));
+  const mixed = (name: string, rate: number, seconds: number) => {
+    const group = { rate: rate / 2, buffer: Math.ceil((2 * rate) / DEVICES) };
+    return startLoad(join(first.dir, `${name}.json`), {
+      ...{ port, backoff: BACKOFF, seconds },
+      groups: [
+        { name: 'qos1', qos: 1, window: WINDOW, clients: even ?? [], ...group },
+        { name: 'qos0', qos: 0, window: UNREAD, clients: odd ?? [], ...group },
+      ],
+    });
+  };
+  const warm = startLoad(join(first.dir, 'warm.json'), {
+    ...{ port, backoff: BACKOFF, seconds: WARM_S },
     groups: [{ name: 'all', ...closed }],
   });
-  await capacityLoad.end;
-  const warmed = (capacityLoad.seconds[0]?.at ?? 0) + WARM_S * 1_000;
-  const most = sumOf(capacityLoad, 'all', warmed);
-  const capacity = most.acknowledged / most.seconds;
-
-  const rate = (LOAD * capacity) / 2;
-  const group = { rate, buffer: Math.ceil((rate * 2) / DEVICES) };
-  const load = startLoad(join(first.dir, 'load.json'), {
-    ...{ port, backoff: BACKOFF, seconds: END_S },
-    groups: [
-      { name: 'qos1', qos: 1, window: WINDOW, clients: fleet.slice(0, DEVICES / 2), ...group },
-      { name: 'qos0', qos: 0, window: UNREAD, clients: fleet.slice(DEVICES / 2), ...group },
-    ],
-  });
+  await warm.end;
+  const most = sumOf(warm, 'all', (warm.seconds[0]?.at ?? 0) + (WARM_S / 2) * 1_000);
+  // What they take of more than they can take, of the same mix and by the same devices.
+  const full = mixed('full', (TOO_MUCH * most.acknowledged) / most.seconds, FULL_S);
+  await full.end;
+  const fullFrom = (full.seconds[0]?.at ?? 0) + SETTLE_S * 1_000;
+  const fullTo = full.seconds.at(-1)?.at ?? 0;
+  const capacity = members.reduce(
+    (sum, { watch }) => sum + rateOf(watch.between(fullFrom, fullTo)),
+    0,
+  );
+  const load = mixed('load', LOAD * capacity, END_S);
   await load.begun;
   const begun = (load.seconds[0]?.at ?? Date.now()) - 1_000;
   const until = (seconds: number) => sleep(Math.max(0, begun + seconds * 1_000 - Date.now()));
@@ -114,7 +127,6 @@ export async function benchDominoes(options: {
   killed.watch.stop();
   killed.child.kill('SIGKILL');
   await until(STARTED_AT_S);
-  const beforeStart = removalsOf(balancer.seconds);
   const again = run(killed);
   await load.end;
   members.push(await again);
@@ -146,12 +158,12 @@ export async function benchDominoes(options: {
     fallen: fallen.length,
     removals: removals.reduce((sum, count) => sum + count, 0),
     ended: others.filter(({ hasEnded }) => hasEnded).length,
-    goodputOfTwo: ofTwo.reduce((sum, one) => sum + one, 0) / ofTwo.length / two,
+    goodputOfThree: mean(taken(SETTLE_S, KILLED_AT_S)) / (LOAD * capacity),
+    goodputOfTwo: mean(ofTwo) / two,
     worstOfTwo: Math.min(...ofTwo) / two,
     balancedSeconds: balancedAfter(balancer.seconds, at(STARTED_AT_S)),
     adminP99Ms: Math.max(...admin),
   };
-  void beforeStart;
   const plot = plotOf({ members, balancer: balancer.seconds, load, begun, figures });
   for (const { watch, child, hasEnded } of members) {
     watch.stop();
@@ -167,7 +179,7 @@ async function run({ prepared, cap }: Pick<Member, 'prepared' | 'cap'>): Promise
   const child = await runProgram(prepared, {}, ({ pid }) => {
     if (pid !== undefined) cap.add(pid);
   });
-  if (child.pid !== undefined) execFileSync('taskset', ['-a', '-p', '-c', '0', String(child.pid)]);
+  pinProgram(child);
   const watch = new Watch(child, prepared.config.http.port);
   const member = { prepared, cap, child, watch, hasEnded: false };
   child.once('exit', () => {
@@ -182,7 +194,7 @@ function startBalancer(
   options: BalancerOptions,
 ): { child: ChildProcess; seconds: BalancerSecond[] } {
   writeFileSync(file, JSON.stringify(options));
-  const child = start('taskset', ['-c', '1', process.execPath, script('balancer.ts'), file]);
+  const child = start(...onLoadCore([process.execPath, script('balancer.ts'), file]));
   const seconds: BalancerSecond[] = [];
   if (child.stdout !== null) {
     const lines = createInterface({ input: child.stdout });
@@ -203,6 +215,10 @@ function rateAt(samples: Watch['samples'], from: number, to: number): number {
   const last = inside.at(-1);
   if (one === undefined || last === undefined || last.at <= one.at) return 0;
   return ((last.records - one.records) * 1_000) / (last.at - one.at);
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, one) => sum + one, 0) / values.length;
 }
 
 function balancedAfter(seconds: readonly BalancerSecond[], since: number): number {

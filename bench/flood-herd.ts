@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pinProgram, startLoad, sumOf, Watch } from './flood-run.ts';
+import { levelPanel, p99Of, perSecond, pinProgram, startLoad, sumOf, Watch } from './flood-run.ts';
+import type { Plot } from './plot.ts';
 import { openProgram } from './program.ts';
 
 /**
@@ -32,7 +33,9 @@ export interface HerdFigures {
   levels: string[];
 }
 
-export async function benchHerd(options: { seconds: number }): Promise<HerdFigures> {
+export async function benchHerd(options: {
+  seconds: number;
+}): Promise<{ figures: HerdFigures; plot: Plot }> {
   const program = await openProgram({ herd: HERD, calm: CALM });
   const { child, clients, config, port } = program;
   pinProgram(child);
@@ -71,7 +74,25 @@ export async function benchHerd(options: { seconds: number }): Promise<HerdFigur
   const meanwhile = sumOf(calm, 'calm', brokenAt, until + 1_000);
   const quietP99Ms = quiet.latencies.quantile(0.99);
   const meanwhileP99Ms = meanwhile.latencies.quantile(0.99);
-  return {
+  const begun = brokenAt - 10_000;
+  const plot: Plot = {
+    title: `${HERD.toLocaleString('en')} clients reconnect at once`,
+    from: 0,
+    to: 40,
+    marks: [{ seconds: 10, name: 'all connections break' }],
+    panels: [
+      {
+        title: 'connections of the herd',
+        series: [{ name: '', points: perSecond(herd, 'herd', begun, (one) => one.connected) }],
+      },
+      {
+        title: 'PUBACK p99 of 100 others, ms',
+        series: [{ name: '', points: perSecond(calm, 'calm', begun, p99Of) }],
+      },
+      levelPanel(watch.samples, begun),
+    ],
+  };
+  const figures: HerdFigures = {
     clients: HERD,
     backSeconds: isBack ? (completeAt - brokenAt) / 1_000 : Number.POSITIVE_INFINITY,
     refused: sumOf(herd, 'herd', brokenAt).refused,
@@ -81,4 +102,5 @@ export async function benchHerd(options: { seconds: number }): Promise<HerdFigur
     adminP99Ms: watch.adminP99Ms(brokenAt, until + 1_000).p99Ms,
     levels: [...new Set(watch.between(brokenAt, until + 1_000).map(({ level }) => level))],
   };
+  return { figures, plot };
 }

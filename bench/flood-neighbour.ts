@@ -1,6 +1,17 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pinProgram, rateOf, startLoad, sumOf, Watch } from './flood-run.ts';
+import {
+  levelPanel,
+  p99Of,
+  perSecond,
+  pinProgram,
+  rateOf,
+  rates,
+  startLoad,
+  sumOf,
+  Watch,
+} from './flood-run.ts';
+import type { Plot } from './plot.ts';
 import { openProgram } from './program.ts';
 
 /**
@@ -31,7 +42,7 @@ export async function benchNeighbour(options: {
   seconds: number;
   /** Whether tenants have quotas, or the gateway alone is the limit. */
   quotas: boolean;
-}): Promise<NeighbourFigures> {
+}): Promise<{ figures: NeighbourFigures; plot: Plot }> {
   const quota = { tenant: { messages: [`${QUOTA}/1s`] } };
   const tenants = { loud: DEVICES, quiet: DEVICES };
   const program = await openProgram(
@@ -88,11 +99,45 @@ export async function benchNeighbour(options: {
     before.latencies.quantile(0.99),
     beside.latencies.quantile(0.99),
   ];
-  return {
+  const begun = alone.from;
+  const plot: Plot = {
+    title: options.quotas
+      ? 'A neighbour at ten times its quota'
+      : 'A neighbour at more than the gateway can take, without quotas',
+    from: 0,
+    to: Math.floor(((quiet.seconds.at(-1)?.at ?? begun) - begun) / 1_000),
+    marks: [
+      { seconds: ((loud.seconds[0]?.at ?? 0) - begun) / 1_000 - 1, name: 'loud begins' },
+      { seconds: (to - begun) / 1_000, name: 'loud ends' },
+    ],
+    panels: [
+      {
+        title: 'readings/s',
+        series: [
+          { name: 'quiet', points: perSecond(quiet, 'quiet', begun, (one) => one.acknowledged) },
+          {
+            name: 'loud, offered',
+            points: loud.seconds.map(({ at, groups }) => [
+              (at - begun) / 1_000 - 0.5,
+              Object.values(groups).reduce((sum, group) => sum + group.offered, 0),
+            ]),
+          },
+          { name: 'both, made durable', points: rates(watch.samples, begun) },
+        ],
+      },
+      {
+        title: 'PUBACK p99 of the quiet tenant, ms',
+        series: [{ name: '', points: perSecond(quiet, 'quiet', begun, p99Of) }],
+      },
+      levelPanel(watch.samples, begun),
+    ],
+  };
+  const figures: NeighbourFigures = {
     rateRatio: beside.acknowledged / beside.offered,
     ...{ quietP99Ms, besideP99Ms, p99Ratio: besideP99Ms / quietP99Ms },
     loudOffered: Math.round(offered('qos1') + offered('qos0')),
     loudTaken: Math.round(rateOf(samples) - beside.acknowledged / beside.seconds),
     level: [...new Set(samples.map(({ level }) => level))].join(', '),
   };
+  return { figures, plot };
 }

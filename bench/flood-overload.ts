@@ -4,7 +4,19 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { openConsumer, openStore, ROLLUP_GROUP } from '../src/engines.ts';
 import { audit } from '../src/ops/ledger.ts';
 import type { AcknowledgedTimes } from './flood-load.ts';
-import { type Load, pinProgram, rateOf, startLoad, sumOf, Watch } from './flood-run.ts';
+import {
+  type Load,
+  levelPanel,
+  perSecond,
+  pinProgram,
+  rateOf,
+  rates,
+  type Sample,
+  startLoad,
+  sumOf,
+  Watch,
+} from './flood-run.ts';
+import type { Plot } from './plot.ts';
 import { openProgram, type Program, TENANT } from './program.ts';
 
 /**
@@ -46,7 +58,9 @@ export interface OverloadFigures {
   balanced: boolean;
 }
 
-export async function benchOverload(options: { seconds: number }): Promise<OverloadFigures> {
+export async function benchOverload(options: {
+  seconds: number;
+}): Promise<{ figures: OverloadFigures; plot: Plot }> {
   const program = await openProgram(DEVICES);
   const { child, clients, config, port } = program;
   pinProgram(child);
@@ -82,6 +96,7 @@ export async function benchOverload(options: { seconds: number }): Promise<Overl
   const recoverySeconds = await recovery(watch, storm.to);
   const { p99Ms: adminP99Ms, requests: adminRequests } = watch.adminP99Ms(storm.from, storm.to);
 
+  const plot = plotOf({ before, flood, calm, storm, samples: watch.samples });
   const { history } = (await watch.status()).overload;
   const { acknowledged, lost, balanced } = await missing(program, watch);
   const { shed } = await shedOf(watch);
@@ -90,7 +105,7 @@ export async function benchOverload(options: { seconds: number }): Promise<Overl
   const rss = (samples: typeof floodSamples) => Math.max(...samples.map((sample) => sample.rss));
   const offered =
     (sumOf(flood, 'qos1').offered + sumOf(flood, 'qos0').offered) / flood.seconds.length;
-  return {
+  const figures: OverloadFigures = {
     capacity: Math.round(capacity),
     offered: Math.round(offered),
     goodput: Math.round(goodput),
@@ -106,10 +121,57 @@ export async function benchOverload(options: { seconds: number }): Promise<Overl
       .reverse(),
     ...{ shed, acknowledged, lost, balanced },
   };
+  return { figures, plot };
+}
+
+interface Span {
+  from: number;
+  to: number;
+}
+
+function plotOf(run: {
+  before: Load;
+  flood: Load;
+  calm: Span;
+  storm: Span;
+  samples: readonly Sample[];
+}): Plot {
+  const { before, flood, calm, storm } = run;
+  const begun = calm.from;
+  const time = (at: number) => (at - begun) / 1_000;
+  const samples = run.samples.filter(({ at }) => at >= begun);
+  const offered = [
+    ...perSecond(before, 'all', begun, ({ sent }) => sent),
+    ...flood.seconds.map(({ at, groups }): [number, number] => [
+      time(at) - 0.5,
+      Object.values(groups).reduce((sum, group) => sum + group.offered, 0),
+    ]),
+  ];
+  const memory = samples.map(({ at, rss }): [number, number] => [time(at), rss / 2 ** 20]);
+  return {
+    title: 'Five times the capacity',
+    from: 0,
+    to: Math.ceil(time(samples.at(-1)?.at ?? begun)),
+    marks: [
+      { seconds: time(storm.from), name: 'flood' },
+      { seconds: time(storm.to), name: 'its end' },
+    ],
+    panels: [
+      {
+        title: 'readings/s',
+        series: [
+          { name: 'offered', points: offered },
+          { name: 'made durable', points: rates(samples, begun) },
+        ],
+      },
+      { title: 'resident memory, MiB', series: [{ name: '', points: memory }] },
+      levelPanel(samples, begun),
+    ],
+  };
 }
 
 /** From the time when all are connected to the last second of the load. */
-async function during(load: Load): Promise<{ from: number; to: number }> {
+async function during(load: Load): Promise<Span> {
   await load.begun;
   await load.end;
   const from = load.seconds[0]?.at ?? 0;

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import type { WholeStatus } from '../src/ops/whole-status.ts';
 import type { FloodLoadEnd, FloodLoadOptions, FloodSecond, GroupSecond } from './flood-load.ts';
 import { Latencies } from './latencies.ts';
+import type { Panel } from './plot.ts';
 import { rssBytes, script, start } from './processes.ts';
 
 /** Running floods and watching a gateway meanwhile, for all parts of the benchmark. */
@@ -19,6 +20,12 @@ const LOAD_CORE = '1';
 
 export function pinProgram(child: ChildProcess): void {
   if (canPin) execFileSync('taskset', ['-a', '-p', '-c', PROGRAM_CORE, String(child.pid)]);
+}
+
+/** A command that runs beside the load. */
+export function onLoadCore(command: string[]): [program: string, args: string[]] {
+  const [program = '', ...args] = canPin ? ['taskset', '-c', LOAD_CORE, ...command] : command;
+  return [program, args];
 }
 
 export interface Load {
@@ -37,8 +44,7 @@ export function startLoad(file: string, options: FloodLoadOptions, behind = fals
   writeFileSync(file, JSON.stringify(options));
   const nice = behind ? ['nice', '-n', '19'] : [];
   const command = [...nice, process.execPath, script('flood-load.ts'), file];
-  const [program = '', ...args] = canPin ? ['taskset', '-c', LOAD_CORE, ...command] : command;
-  const child = start(program, args);
+  const child = start(...onLoadCore(command));
   const seconds: FloodSecond[] = [];
   let onBegun: () => void = () => {};
   const begun = new Promise<void>((resolve) => {
@@ -203,4 +209,47 @@ export function rateOf(samples: readonly Sample[]): number {
   const last = samples.at(-1);
   if (first === undefined || last === undefined || last.at === first.at) return 0;
   return ((last.records - first.records) * 1_000) / (last.at - first.at);
+}
+
+/** Records a second that became durable around each sample but the first, over two seconds. */
+export function rates(
+  samples: readonly Sample[],
+  begun: number,
+): [seconds: number, rate: number][] {
+  const span = 2_000 / SAMPLE_MS;
+  return samples.slice(span).map(({ at, records }, index) => {
+    const before = samples[index];
+    const rate = before === undefined ? 0 : ((records - before.records) * 1_000) / (at - before.at);
+    return [(at - begun) / 1_000 - 1, rate];
+  });
+}
+
+const LEVELS = ['normal', 'brake', 'shed', 'refuse'];
+
+/** The level over time. */
+export function levelPanel(samples: readonly Sample[], begun: number): Panel {
+  const points = samples.map(({ at, level }): [number, number] => [
+    (at - begun) / 1_000,
+    LEVELS.indexOf(level),
+  ]);
+  return { title: 'level', names: LEVELS, series: [{ name: '', steps: true, points }] };
+}
+
+/** A value of each second of a group, over time. */
+export function perSecond(
+  load: Pick<Load, 'seconds'>,
+  group: string,
+  begun: number,
+  value: (one: GroupSecond) => number,
+): [seconds: number, value: number][] {
+  return load.seconds.map(({ at, groups }): [number, number] => {
+    const one = groups[group];
+    // The line is of the second before it.
+    return [(at - begun) / 1_000 - 0.5, one === undefined ? 0 : value(one)];
+  });
+}
+
+/** p99 of a second's latencies, ms; NaN where there are none. */
+export function p99Of({ latencies }: GroupSecond): number {
+  return latencies.length === 0 ? Number.NaN : new Latencies().merge(latencies).quantile(0.99);
 }

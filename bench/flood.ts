@@ -1,31 +1,49 @@
 /**
  * `npm run bench:flood`: what docs/overload.md says happens under floods. Ratios come from one run on one
- * machine. `-- --json FILE` writes the figures, `--only a,b` runs some parts.
+ * machine. `-- --json FILE` writes the figures, `--plots DIR` the plots, `--only a,b` runs some parts,
+ * `--seconds 20` makes the floods shorter.
  */
 import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { benchDominoes } from './flood-dominoes.ts';
+import { CpuCap } from './cpu-cap.ts';
+import { benchDominoes, type DominoFigures } from './flood-dominoes.ts';
 import { benchHerd } from './flood-herd.ts';
 import { benchNeighbour, type NeighbourFigures } from './flood-neighbour.ts';
 import { benchOverload } from './flood-overload.ts';
-import { svgOf } from './plot.ts';
+import { type Plot, svgOf } from './plot.ts';
 
 const { values } = parseArgs({
   options: {
     json: { type: 'string' },
-    only: { type: 'string', default: 'overload,neighbour,herd' },
+    plots: { type: 'string' },
+    only: { type: 'string', default: 'overload,neighbour,herd,dominoes' },
     seconds: { type: 'string', default: '60' },
   },
 });
-const parts = new Set(values.only.split(','));
 const figures: Record<string, unknown> = { node: process.version, at: new Date().toISOString() };
 const seconds = Number(values.seconds);
 
-if (parts.has('overload')) {
-  const overload = await benchOverload({ seconds });
-  figures.overload = overload;
+const PARTS: Readonly<Record<string, () => Promise<void>>> = {
+  overload: overloaded,
+  neighbour: beside,
+  herd: herded,
+  dominoes: behindBalancer,
+};
+for (const name of values.only.split(',')) {
+  const part = PARTS[name];
+  if (part === undefined) throw new Error(`there is no part ${name}`);
+  await part();
+  // After each, so that a part that fails takes none of the others along.
+  if (values.json !== undefined)
+    writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+}
+
+async function overloaded(): Promise<void> {
+  const { figures: overload, plot } = await benchOverload({ seconds });
+  draw('flood-overload', plot);
   const { goodputRatio, memoryRatio, adminP99Ms, recoverySeconds } = overload;
-  Object.assign(figures, { goodputRatio, memoryRatio, adminP99Ms, recoverySeconds });
+  Object.assign(figures, { overload, goodputRatio, memoryRatio, adminP99Ms, recoverySeconds });
   line('capacity', `${overload.capacity} readings/s`);
   line('offered, half of it at QoS 0', `${overload.offered} readings/s for ${seconds} s`);
   line('goodput', `${overload.goodput} readings/s, ${percent(goodputRatio)} of the capacity`);
@@ -43,17 +61,22 @@ if (parts.has('overload')) {
   line('admin requests, p99', `${adminP99Ms.toFixed(0)} ms of ${overload.adminRequests}`);
   line('normal again', `${recoverySeconds.toFixed(1)} s after the flood`);
 }
-if (parts.has('neighbour')) {
-  const neighbour = await benchNeighbour({ seconds: seconds / 2, quotas: true });
-  figures.neighbour = neighbour;
-  figures.neighbourRateRatio = neighbour.rateRatio;
+
+async function beside(): Promise<void> {
+  const limited = await benchNeighbour({ seconds: seconds / 2, quotas: true });
+  draw('flood-neighbour', limited.plot);
+  const neighbour = limited.figures;
+  Object.assign(figures, { neighbour, neighbourRateRatio: neighbour.rateRatio });
   neighbourLines('a neighbour at ten times its quota', neighbour);
   const unlimited = await benchNeighbour({ seconds: seconds / 2, quotas: false });
-  figures.neighbourWithoutQuotas = unlimited;
-  neighbourLines('the same without quotas', unlimited);
+  draw('flood-neighbour-without-quotas', unlimited.plot);
+  figures.neighbourWithoutQuotas = unlimited.figures;
+  neighbourLines('the same without quotas', unlimited.figures);
 }
-if (parts.has('herd')) {
-  const herd = await benchHerd({ seconds: seconds / 2 });
+
+async function herded(): Promise<void> {
+  const { figures: herd, plot } = await benchHerd({ seconds: seconds / 2 });
+  draw('flood-herd', plot);
   figures.herd = herd;
   line(`${herd.clients} clients that reconnect at once`, `back in ${herd.backSeconds} s`);
   line('  refused attempts, lost sessions', `${herd.refused}, ${herd.sessionsLost}`);
@@ -64,14 +87,25 @@ if (parts.has('herd')) {
   line('  their lost connections', String(herd.calmLost));
   line('  admin requests, p99', `${herd.adminP99Ms.toFixed(0)} ms (${herd.levels.join(', ')})`);
 }
-if (parts.has('dominoes')) {
-  for (const protection of process.env.ONLYP ? [process.env.ONLYP === '1'] : [true, false]) {
-    const { figures: dominoes, plot } = await benchDominoes({ protection });
-    console.log(JSON.stringify(dominoes));
-    writeFileSync(`/tmp/dominoes-${protection}.svg`, svgOf(plot));
+
+async function behindBalancer(): Promise<void> {
+  if (!CpuCap.isPossible) {
+    line('dominoes', 'left out: control groups for CPU need root');
+    return;
   }
+  const guarded = await benchDominoes({ protection: true });
+  draw('flood-dominoes', guarded.plot);
+  figures.dominoes = guarded.figures;
+  dominoLines('three gateways, one is killed', guarded.figures);
+  const unguarded = await benchDominoes({ protection: false });
+  draw('flood-dominoes-without-protection', unguarded.plot);
+  figures.dominoesWithoutProtection = unguarded.figures;
+  dominoLines('the same without protection', unguarded.figures);
 }
-if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+
+function draw(name: string, plot: Plot): void {
+  if (values.plots !== undefined) writeFileSync(join(values.plots, `${name}.svg`), svgOf(plot));
+}
 
 function line(what: string, figure: string): void {
   console.log(`${what.padEnd(48)} ${figure}`);
@@ -86,6 +120,19 @@ function neighbourLines(name: string, neighbour: NeighbourFigures): void {
     '  its PUBACK p99',
     `${besideP99Ms.toFixed(1)} ms, ${ratio} times ${quietP99Ms.toFixed(1)} ms`,
   );
+}
+
+function dominoLines(name: string, dominoes: DominoFigures): void {
+  line(name, `${dominoes.fallen} of the two others fell, ${dominoes.ended} ended`);
+  line('  how often the balancer took them out', String(dominoes.removals));
+  line('  offered', `${dominoes.offered} readings/s, 90 % of ${dominoes.capacity}`);
+  line('  three took', `${percent(dominoes.goodputOfThree)} of that`);
+  line(
+    '  two took',
+    `${percent(dominoes.goodputOfTwo)} of what two can, ${percent(dominoes.worstOfTwo)} in the worst second`,
+  );
+  line('  balanced again', `${dominoes.balancedSeconds.toFixed(0)} s after the third was started`);
+  line('  admin requests of the two, p99', `${dominoes.adminP99Ms.toFixed(0)} ms`);
 }
 
 function percent(ratio: number): string {
