@@ -56,6 +56,9 @@ export interface Device {
   receipt(count?: number): Promise<Device['receipts']>;
 }
 
+/** As for the whole program: `npm run test:broker-path` runs the suite with it off. */
+const FAST_PATH = process.env.SPILLWAY_GATEWAY_FAST_PATH !== 'false';
+
 /** A gateway on the embedded log in a directory of its own; everything ends with the test. */
 export async function createGateway(
   t: TestContext,
@@ -74,7 +77,7 @@ export async function createGateway(
     data: { dir },
     types: TYPES,
     ...given,
-    gateway: { mqtt: { port: 0 }, fastPath: options.fastPath ?? true, ...given.gateway },
+    gateway: { mqtt: { port: 0 }, fastPath: options.fastPath ?? FAST_PATH, ...given.gateway },
   });
   const clock = options.clock ?? systemClock;
   const { embedded } = config.log;
