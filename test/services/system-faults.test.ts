@@ -233,6 +233,27 @@ test('faults of Kafka, InfluxDB and processes: every acknowledged reading is sto
     await first.start();
   });
 
+  await step(
+    'a rollup worker is stopped until another one has its partitions, and goes on',
+    async (sub) => {
+      const one = await load(sub, gateway, 'worker-stopped', { everyMs: 50 });
+      for (const worker of [first, second]) {
+        const { process } = worker.current();
+        // Anywhere, in the middle of a flush as well.
+        process.kill('SIGSTOP');
+        try {
+          // The session, and a rebalance.
+          await sleep(9_000);
+          await one.acknowledgesMore(100, PATIENCE_MS);
+        } finally {
+          process.kill('SIGCONT');
+        }
+        await one.acknowledgesMore(500, PATIENCE_MS);
+      }
+      await settle(sub, one);
+    },
+  );
+
   await step('a third worker joins under load and leaves', async (sub) => {
     const one = await load(sub, gateway, 'rebalanced');
     const third = await topology.start(['rollup']);
