@@ -21,10 +21,14 @@ const STOP_MS = 40_000;
 const BACKFILL_MS = 120_000;
 const OUTPUT_CHARS_MAX = 4 * 2 ** 20;
 
-/** This process' environment without what would change the program. */
+/** The one setting that a whole run of the tests may change: `npm run test:broker-path`. */
+const FAST_PATH = 'SPILLWAY_GATEWAY_FAST_PATH';
+
+/** This process' environment without what else would change the program. */
 export function cleanEnvironment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
   const kept = Object.entries(process.env).filter(
-    ([name]) => !name.startsWith('SPILLWAY_') && name !== 'NODE_TEST_CONTEXT',
+    ([name]) =>
+      name === FAST_PATH || (!name.startsWith('SPILLWAY_') && name !== 'NODE_TEST_CONTEXT'),
   );
   return { ...Object.fromEntries(kept), ...extra };
 }
