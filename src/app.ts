@@ -21,12 +21,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Registry as MetricsRegistry } from 'prom-client';
 import { Backlog } from './app/backlog.ts';
-import { localCommands, sharedCommands } from './app/commands.ts';
+import { shareBus } from './app/bus.ts';
+import { hearCommand, sendCommand } from './app/commands.ts';
 import { type HttpHandle, startHttp } from './app/http.ts';
 import { type OpenLog, openLog } from './app/log.ts';
-import { shareStatus } from './app/processes.ts';
+import { type Processes, shareStatus } from './app/processes.ts';
 import { shareRegistry } from './app/registry.ts';
 import { type RollupHandle, startRollup } from './app/rollup.ts';
+import { Views } from './app/views.ts';
 import type { Config, Role } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { openRegistry, spoolName } from './engines.ts';
@@ -72,6 +74,7 @@ export async function startSpillway(
   let rollup: RollupHandle | undefined;
   let http: HttpHandle | undefined;
   let gateway: Gateway | undefined;
+  let processes: Processes | undefined;
   let fail: (error: Error) => void = () => {};
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
@@ -111,12 +114,22 @@ export async function startSpillway(
     : undefined;
   const sendHere = (tenant: string, device: string, payload: string) =>
     gateway?.sendCommand(tenant, device, payload) === true;
-  const commands = isShared ? sharedCommands(config, logger, sendHere) : localCommands(sendHere);
+  const bus = isShared
+    ? shareBus(config, logger, (key, message) => {
+        hearCommand(sendHere, key, message);
+        views.hear(key, message);
+      })
+    : undefined;
+  const views = new Views(
+    (tenant, device) => gateway?.view(tenant, device),
+    bus,
+    () => processes?.others().filter(({ status }) => status.roles.includes('gateway')).length ?? 0,
+  );
   const processId = isShared ? spoolName(config) : '';
   http = await startHttp({ config, status: status(), processId }, logger, {
-    command: commands.send,
+    command: (tenant, device, payload) => sendCommand(sendHere, bus, { tenant, device, payload }),
     appender,
-    view: (tenant, device) => gateway?.view(tenant, device),
+    view: (tenant, device) => views.of(tenant, device),
     presence: async (tenant) => (await rollup?.presence(tenant)) ?? [],
   });
   const { port: httpPort, post } = http;
@@ -138,7 +151,7 @@ export async function startSpillway(
     });
   }
   view.setReady(true, '');
-  const processes = isShared ? shareStatus(config, logger, processId, status) : undefined;
+  processes = isShared ? shareStatus(config, logger, processId, status) : undefined;
   const publishStatus = () =>
     post({
       kind: 'status',
@@ -209,7 +222,7 @@ export async function startSpillway(
     releasing.stop();
     for (const metricsOf of publishing) metricsOf.stop();
     await processes?.close();
-    await commands.close();
+    await bus?.close();
     await http?.stop();
     await sharing?.close();
     registry.close();

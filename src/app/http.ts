@@ -18,8 +18,8 @@ export interface HttpServices {
   /** Resolves to true when a command is on its way to its device. */
   command(tenant: string, device: string, payload: string): Promise<boolean>;
   appender: LogAppender;
-  /** What the gateway knows of a device; undefined where this process has none. */
-  view(tenant: string, device: string): DeviceView | undefined;
+  /** What the gateways know of a device; undefined where there is none. */
+  view(tenant: string, device: string): Promise<DeviceView | undefined>;
   /** Of the tenant's devices that this process watches. */
   presence(tenant: string): Promise<[device: string, Presence][]>;
 }
@@ -55,7 +55,7 @@ export async function startHttp(
         appendFor(appender, request, (failed) => post({ kind: 'appended', id, failed }));
       } else if (message.kind === 'view') {
         const { id, tenant, device } = message;
-        post({ kind: 'viewed', id, view: view(tenant, device) });
+        void view(tenant, device).then((seen) => post({ kind: 'viewed', id, view: seen }));
       } else if (message.kind === 'presence') {
         const { id, tenant } = message;
         void presence(tenant).then((devices) => post({ kind: 'presence', id, devices }));

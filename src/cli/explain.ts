@@ -70,7 +70,7 @@ function presenceLines({ presence: { status, since, heard } }: Explanation): str
 }
 
 function connectionLines({ gateway }: Explanation): string[] {
-  if (gateway === null) return ['This process has no gateway; ask one that has.'];
+  if (gateway === null) return ['No gateway answered.'];
   const { connections, lastConnection } = gateway;
   const text = (one: (typeof connections)[number]) =>
     `from ${one.from} by ${one.protocol}, client id ${one.clientId || '(none)'}, ${one.clean ? 'clean session' : 'kept session'}, keep-alive ${one.keepAliveSeconds} s`;

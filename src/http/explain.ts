@@ -268,8 +268,10 @@ async function offsetsOf(
   const [bounds, positions] = await Promise.all([consumer.bounds(), store.position('rollup')]);
   const own = consumer.partitionsOf?.(tenant, device);
   const its = [...bounds].filter(([partition]) => own === undefined || own.includes(partition));
-  return its.map(([partition, { end }]) => ({
-    ...{ partition, isBackfill: consumer.isBackfill?.(partition) === true, logEnd: end },
-    storePosition: positions.get(partition) ?? null,
-  }));
+  return its
+    .sort(([a], [b]) => a - b)
+    .map(([partition, { end }]) => ({
+      ...{ partition, isBackfill: consumer.isBackfill?.(partition) === true, logEnd: end },
+      storePosition: positions.get(partition) ?? null,
+    }));
 }

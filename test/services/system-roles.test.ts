@@ -3,6 +3,7 @@ import { type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import mqtt, { type MqttClient } from 'mqtt';
 import { stringify } from 'yaml';
+import type { Explanation } from '../../src/http/explain.ts';
 import type { SpillwayProcess, TestDevice } from '../system/spillway-process.ts';
 import { Balancer } from './balancer.ts';
 import { DeviceLoad, midnight } from './device-load.ts';
@@ -128,6 +129,37 @@ test('two of each role: changes are seen everywhere, and data is whole', {
       received.map((got) => got.map((payload) => JSON.parse(payload))),
       all,
     );
+  });
+
+  await t.test('what the gateways know of a device is told by any server', async (sub) => {
+    const [device] = await addProbes('explained', 1);
+    assert.ok(device !== undefined);
+    const added = performance.now();
+    for (const gateway of gateways) {
+      const client = await knownWithin(sub, gateway, device, added);
+      await client.publishAsync('me/telemetry', '{"temperature": 1}', { qos: 1 });
+      await client.publishAsync('me/telemetry', '{"temperature": "hot"}', { qos: 1 });
+      if (gateway === left) await client.endAsync();
+    }
+    for (const server of servers) {
+      const url: string = `${server.httpUrl}/api/v1/devices/${device.device}/explain?tenant=explained`;
+      const answer: Response = await fetch(url, {
+        headers: { authorization: `Bearer ${operator}` },
+      });
+      assert.equal(answer.status, 200);
+      const { gateway, offsets = [] } = (await answer.json()) as Explanation;
+      assert.ok(gateway !== null, 'no gateway answered');
+      assert.equal(gateway.connections.length, 1);
+      assert.equal(gateway.lastConnection?.reason, 'DISCONNECT');
+      const refused = gateway.decisions.filter(({ code }) => code === 'VALUE_KIND');
+      assert.equal(refused.length, 2);
+      // One partition of each kind, all of one number.
+      assert.equal(new Set(offsets.map(({ partition }) => partition % 1_024)).size, 1);
+      assert.deepEqual(
+        offsets.map(({ isBackfill }) => isBackfill),
+        [false, false, false, true],
+      );
+    }
   });
 
   await t.test(
