@@ -7,10 +7,13 @@ import type { LogBatch, LogConsumer } from '../log/contract.ts';
 import type { Store } from '../store/contract.ts';
 import { Assignment } from './assignment.ts';
 import { BackfillLane, type BackfillPace, type BackfillStats } from './backfill-lane.ts';
+import { Coming, nextTurn } from './coming.ts';
 import { DeviceTable } from './device-table.ts';
 import { type FaultPoint, Flush } from './flush.ts';
 import { Intake, type IntakeCounts } from './intake.ts';
-import { Abandoned, isRetryable, pause, type RetryOptions, retrying } from './retry.ts';
+import { Patience, type PatienceOptions } from './patience.ts';
+import { Progress } from './progress.ts';
+import { Abandoned, isRetryable, pause } from './retry.ts';
 import { RollupRows } from './rollup-rows.ts';
 import type { Watcher } from './watcher.ts';
 import { WindowLoader } from './window-loader.ts';
@@ -22,8 +25,6 @@ const RETENTION_INTERVAL_MS = 600_000;
  * be followed by an hour without another.
  */
 const PAUSE_MS_MAX = 5_000;
-/** Longest wait between two attempts to reach the log, ms: it is small beside what a rejoin takes. */
-const LOG_RETRY_MS_MAX = 2_000;
 /** How long windows of lost partitions are kept in case that they come back, ms. */
 const PARK_MS = 600_000;
 /** How often final windows of silent devices are looked for, ms. */
@@ -80,7 +81,7 @@ export interface RollupWorkerOptions {
   /** Paces flushes, ms; default: `performance.now`. */
   monotonicNow?: () => number;
   /** Waits after errors of the store or log, ms; attempts that are still made while stopping. */
-  retry?: Partial<Pick<RetryOptions, 'firstMs' | 'longestMs' | 'attemptsAfterAbort'>>;
+  retry?: PatienceOptions['retry'];
 }
 
 /**
@@ -99,24 +100,11 @@ export async function runRollupWorker(options: RollupWorkerOptions): Promise<voi
   await new RollupWorker(options).run();
 }
 
-type PersistentStore = Pick<
-  Required<Store>,
-  | 'readings'
-  | 'rollups'
-  | 'position'
-  | 'sources'
-  | 'writeReadings'
-  | 'writeDeadLetters'
-  | 'markDeadLetters'
-  | 'purgeDeadLetters'
-  | 'writeRollups'
-  | 'commit'
->;
-
 class RollupWorker {
   private readonly options: RollupWorkerOptions;
   private readonly group: string;
-  private readonly store: PersistentStore;
+  private readonly patience: Patience;
+  private readonly progress: Progress;
   private readonly consumer: LogConsumer;
   private readonly logger: RollupLogger;
   private readonly intake: Intake;
@@ -125,19 +113,13 @@ class RollupWorker {
   private readonly faultPoint: (name: FaultPoint) => void;
   private readonly assignment: Assignment;
   private readonly backfill: BackfillLane;
-  /** Aborted when partitions are lost, and made anew. */
-  private loss = new AbortController();
   private readonly monotonicNow: () => number;
   private hasBeenAssigned = false;
   private records = 0;
   private flushes = 0;
   private flushMsLast = 0;
   private flushMsTotal = 0;
-  private retries = 0;
   private lagMs = 0;
-  private bounds: Awaited<ReturnType<LogConsumer['bounds']>> = new Map();
-  /** Gateway time, ms: what the log got before is within {@link bounds}. */
-  private boundsAt = Number.NEGATIVE_INFINITY;
   /** By the monotonic clock, ms. */
   private flushDue = 0;
   /** By gateway time, ms. */
@@ -155,13 +137,21 @@ class RollupWorker {
     this.logger = options.logger ?? { info: () => {}, warn: () => {} };
     this.faultPoint = options.faultPoint ?? (() => {});
     this.monotonicNow = options.monotonicNow ?? (() => performance.now());
-    this.store = this.persistent(options.store);
     this.consumer = options.consumer;
+    this.patience = new Patience({
+      store: options.store,
+      consumer: options.consumer,
+      signal: options.signal,
+      retry: options.retry,
+      onRetry: (fields) => this.logger.warn(fields, 'a call failed; trying again'),
+    });
+    const { store } = this.patience;
+    this.progress = new Progress(options.consumer);
     const pace = options.backfill ?? { readingsPerSecond: Infinity, windowsPerSecond: Infinity };
     this.backfill = new BackfillLane(pace, this.monotonicNow);
     this.assignment = new Assignment((partitions) => this.lose(partitions));
     const nextOf = (partition: number) => this.intake.nextOf(partition);
-    const loader = new WindowLoader(this.store, baseMs, latenessMs, nextOf);
+    const loader = new WindowLoader(store, baseMs, latenessMs, nextOf);
     const types = options.types ?? deviceTypes(config);
     this.devices = new DeviceTable({ baseMs, latenessMs, types });
     const rawMs = config.store.retention.raw;
@@ -171,60 +161,15 @@ class RollupWorker {
     });
     this.flush = new Flush({
       group: this.group,
-      store: this.store,
-      consumer: { commit: this.commitLog },
+      store,
+      consumer: { commit: this.patience.commitLog },
       intake: this.intake,
       devices: this.devices,
       loader,
-      rows: new RollupRows(this.store, baseMs, latenessMs),
+      rows: new RollupRows(store, baseMs, latenessMs),
       devicesMax: config.rollup.devicesMax,
       readingsMax: config.rollup.openReadingsMax,
       faultPoint: this.faultPoint,
-    });
-  }
-
-  /** The store, whose calls are repeated while their errors may pass. */
-  private persistent(store: Store): PersistentStore {
-    const retry = <T>(name: string, call: () => Promise<T>) => this.retry(`store.${name}`, call);
-    const write = <T>(name: string, call: () => Promise<T>) =>
-      this.retry(`store.${name}`, call, this.loss.signal);
-    return {
-      readings: (query) => retry('readings', () => store.readings(query)),
-      rollups: (query) => retry('rollups', () => store.rollups(query)),
-      position: (group) => retry('position', () => store.position(group)),
-      sources: (group) => retry('sources', async () => (await store.sources?.(group)) ?? new Map()),
-      writeReadings: (readings) => write('writeReadings', () => store.writeReadings(readings)),
-      writeDeadLetters: (letters) =>
-        write('writeDeadLetters', () => store.writeDeadLetters(letters)),
-      markDeadLetters: (marks) => write('markDeadLetters', () => store.markDeadLetters(marks)),
-      purgeDeadLetters: (purge) => write('purgeDeadLetters', () => store.purgeDeadLetters(purge)),
-      writeRollups: (rows) => write('writeRollups', () => store.writeRollups(rows)),
-      commit: (progress) => write('commit', () => store.commit(progress)),
-    };
-  }
-
-  private readonly commitLog: LogConsumer['commit'] = (group, partition, offset) =>
-    this.retry(
-      'log.commit',
-      () => this.consumer.commit(group, partition, offset),
-      this.loss.signal,
-    );
-
-  private retry<T>(name: string, call: () => Promise<T>, abandon?: AbortSignal): Promise<T> {
-    const { retry = {}, signal } = this.options;
-    return retrying(call, {
-      firstMs: retry.firstMs ?? 100,
-      longestMs: retry.longestMs ?? (name.startsWith('log.') ? LOG_RETRY_MS_MAX : 10_000),
-      attemptsAfterAbort: retry.attemptsAfterAbort ?? 5,
-      signal,
-      ...(abandon === undefined ? {} : { abandon }),
-      onRetry: (error, attempt, waitMs) => {
-        this.retries += 1;
-        this.logger.warn(
-          { err: error, call: name, attempt, waitMs },
-          'a call failed; trying again',
-        );
-      },
     });
   }
 
@@ -236,7 +181,7 @@ class RollupWorker {
         signal: leaving.signal,
         from,
         recordsMax: this.options.config.rollup.batchRecordsMax,
-        holdsBack: (partition) => this.isBackfill(partition) && this.backfill.waits(),
+        holdsBack: (partition) => this.progress.isBackfill(partition) && this.backfill.waits(),
         ...this.assignment.callbacks,
       })
       [Symbol.asyncIterator]();
@@ -321,8 +266,7 @@ class RollupWorker {
     this.intake.lose(partitions);
     this.lostAt = this.monotonicNow();
     this.options.watcher?.lost(partitions);
-    this.loss.abort();
-    this.loss = new AbortController();
+    this.patience.abandon();
   }
 
   /**
@@ -337,11 +281,11 @@ class RollupWorker {
     // From a log that shares, nothing was taken before its first assignment.
     if (assigned !== undefined && !this.hasBeenAssigned) this.intake.partitions.clear();
     this.hasBeenAssigned ||= assigned !== undefined;
-    const stored = await this.store.position(this.group);
-    const sources = await this.store.sources(this.group);
-    const bounds = await this.retry('log.bounds', () => this.consumer.bounds());
-    const committed = await this.retry('log.committed', () => this.consumer.committed(this.group));
-    this.bounds = bounds;
+    const stored = await this.patience.store.position(this.group);
+    const sources = await this.patience.store.sources(this.group);
+    const bounds = await this.patience.bounds();
+    const committed = await this.patience.committed(this.group);
+    this.progress.known(bounds);
     const from = new Map<number, number>();
     const kept = assigned === undefined ? undefined : this.intake.unpark(assigned, stored);
     for (const partition of assigned ?? bounds.keys()) {
@@ -365,7 +309,7 @@ class RollupWorker {
     }
     for (const [partition, next] of from) {
       if (!stored.has(partition) || next <= (committed.get(partition) ?? 0)) continue;
-      await this.commitLog(this.group, partition, next).catch(ignoreAbandoned);
+      await this.patience.commitLog(this.group, partition, next).catch(ignoreAbandoned);
     }
     // A log that shares its partitions has not given any of them yet.
     if (assigned !== undefined || this.consumer.partitionOf === undefined) {
@@ -374,10 +318,6 @@ class RollupWorker {
       );
     }
     return from;
-  }
-
-  private isBackfill(partition: number): boolean {
-    return this.consumer.isBackfill?.(partition) === true;
   }
 
   private async process(batch: LogBatch): Promise<void> {
@@ -399,7 +339,7 @@ class RollupWorker {
     this.records += batch.records.length;
     const { windows } = this.devices.memory;
     await this.intake.take(state, batch, now);
-    if (this.isBackfill(partition)) {
+    if (this.progress.isBackfill(partition)) {
       this.backfill.took(batch, Math.max(0, this.devices.memory.windows - windows), lagMs);
     } else {
       this.lagMs = lagMs;
@@ -459,51 +399,14 @@ class RollupWorker {
     }
   }
 
-  /** Those of the last time while the log is away: nothing waits for figures. */
-  private async boundsNow(): Promise<Awaited<ReturnType<LogConsumer['bounds']>>> {
-    try {
-      const now = this.options.clock.now();
-      const bounds = await this.consumer.bounds();
-      this.boundsAt = now;
-      return bounds;
-    } catch (error) {
-      if (!isRetryable(error)) throw error;
-      return this.bounds;
-    }
-  }
-
-  /**
-   * What the log got before this was taken, gateway time, ms; undefined where that can't be said. The lane
-   * of old readings may be behind: a device that sends them is connected, and connections are live records.
-   */
-  private takenUntil(): number | undefined {
-    let until: number | undefined;
-    for (const [partition, { next, appendedAt }] of this.intake.partitions) {
-      if (this.isBackfill(partition)) continue;
-      const { end = Number.POSITIVE_INFINITY } = this.bounds.get(partition) ?? {};
-      const its = next >= end ? this.boundsAt : appendedAt;
-      if (its === undefined) return undefined;
-      until = Math.min(until ?? its, its);
-    }
-    return until !== undefined && Number.isFinite(until) ? until : undefined;
-  }
-
   private async report(): Promise<void> {
     const { onStats, watcher } = this.options;
     if (onStats === undefined && watcher === undefined) return;
-    this.bounds = await this.boundsNow();
-    const until = this.takenUntil();
+    await this.progress.look(this.options.clock.now());
+    const { partitions } = this.intake;
+    const until = this.progress.takenUntil(partitions);
     if (until !== undefined) watcher?.look(until);
-    let lagOffsets = 0;
-    let backfillLag = 0;
-    for (const [partition, { first, end }] of this.bounds) {
-      const state = this.intake.partitions.get(partition);
-      // Other workers report on theirs.
-      if (state === undefined && this.assignment.isShared) continue;
-      const lag = end - (state?.committed ?? first);
-      if (this.isBackfill(partition)) backfillLag += lag;
-      else lagOffsets += lag;
-    }
+    const lags = this.progress.lags(partitions, this.assignment.isShared);
     onStats?.({
       ...this.intake.counts,
       records: this.records,
@@ -512,55 +415,15 @@ class RollupWorker {
       flushes: this.flushes,
       flushMsLast: this.flushMsLast,
       flushMsTotal: this.flushMsTotal,
-      retries: this.retries,
+      retries: this.patience.retries,
       openWindows: this.devices.memory.windows,
       openReadings: this.devices.memory.readings,
       devices: this.devices.size,
-      lagOffsets,
+      lagOffsets: lags.live,
       lagMs: this.lagMs,
-      backfill: this.backfill.stats(backfillLag),
+      backfill: this.backfill.stats(lags.backfill),
     });
   }
-}
-
-type Arrived = { result: IteratorResult<LogBatch> } | { error: unknown };
-
-/** The next batch, which is asked for before it is needed. */
-class Coming {
-  arrived: Arrived | undefined;
-  /** Resolves when it has arrived; never rejects, so that it may wait unattended. */
-  settled: Promise<void>;
-  private readonly batches: AsyncIterator<LogBatch>;
-
-  constructor(batches: AsyncIterator<LogBatch>) {
-    this.batches = batches;
-    this.settled = this.next();
-  }
-
-  next(): Promise<void> {
-    this.arrived = undefined;
-    this.settled = this.batches.next().then(
-      (result) => {
-        this.arrived = { result };
-      },
-      (error: unknown) => {
-        this.arrived = { error };
-      },
-    );
-    return this.settled;
-  }
-
-  /** Passes over the one that has arrived, if `isStale` says so. */
-  drop(isStale: (batch: LogBatch) => boolean): void {
-    const { arrived } = this;
-    if (arrived === undefined || 'error' in arrived || arrived.result.done === true) return;
-    if (isStale(arrived.result.value)) void this.next();
-  }
-}
-
-/** Lets messages, sockets and timers have their turn. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 function ignoreAbandoned(error: unknown): void {
