@@ -187,6 +187,8 @@ describe('keep-alive', { concurrency: true }, () => {
 
 test('a saturated log stops reading, and relief goes on where it stopped', async (t) => {
   const fixture = await createGateway(t, {
+    // Through the broker, what it was given before comes as well: inflightMax, which this one lifts, bounds that.
+    fastPath: true,
     config: {
       // The window of admission would keep it from being saturated.
       overload: { protection: false },
