@@ -16,6 +16,7 @@ const DEVICES_MAX = 500;
 /** Where a test may stop the worker: after each of these. */
 export type FaultPoint =
   | 'applied'
+  | 'noted'
   | 'rawWritten'
   | 'deadLettersWritten'
   | 'lettersChanged'
@@ -29,6 +30,7 @@ export interface FlushOptions {
   /** Its writes throw {@link Abandoned} in place of another attempt, when partitions were lost meanwhile. */
   store: Pick<
     Store,
+    | 'writeNotes'
     | 'writeReadings'
     | 'writeDeadLetters'
     | 'markDeadLetters'
@@ -47,7 +49,7 @@ export interface FlushOptions {
 }
 
 /**
- * Makes durable what memory holds, in the order of the store's contract: raw readings, dead letters,
+ * Makes durable what memory holds, in the order of the store's contract: notes, raw readings, dead letters,
  * rollups, position with ledger, and last the log's own offset. A crash anywhere in between is made
  * good by the replay of the same records.
  *
@@ -66,6 +68,8 @@ export class Flush {
   /** Writes raw readings, dead letters and what became of these; may be called any time between flushes. */
   async writeRaw(): Promise<void> {
     const { intake, store, faultPoint } = this.options;
+    await this.writeNotes();
+    faultPoint('noted');
     await unlessLost(async () => {
       const raw = this.collect((state) => state.raw);
       if (raw.length > 0) intake.rawWritten(await store.writeReadings(raw));
@@ -83,6 +87,18 @@ export class Flush {
       }
     });
     faultPoint('lettersChanged');
+  }
+
+  /** What repeated readings count as, before these change any row. */
+  private async writeNotes(): Promise<void> {
+    const { intake, store, group } = this.options;
+    await unlessLost(async () => {
+      for (const { partition, repeats, next, isLost } of [...intake.partitions.values()]) {
+        if (!repeats.areDue || isLost) continue;
+        await store.writeNotes(group, partition, repeats.notes(next));
+        repeats.noted();
+      }
+    });
   }
 
   /** Of all partitions that this worker has. */
@@ -149,11 +165,12 @@ export class Flush {
     await all(moved, ({ state, next }) =>
       unlessLost(async () => {
         if (state.isLost) return;
-        const { partition, tally, sources } = state;
+        const { partition, tally, sources, repeats } = state;
         const progress = { group, partition, nextOffset: next, ledger: tally.read() };
         await store.commit(sources.size === 0 ? progress : { ...progress, sources });
         state.committed = next;
         tally.clear();
+        repeats.committed();
       }),
     );
     faultPoint('storeCommitted');

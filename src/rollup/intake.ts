@@ -79,9 +79,14 @@ export class Intake {
   }
 
   /** A partition that this worker has from now on, beginning at `next`. */
-  gain(partition: number, next: number, sources?: ReadonlyMap<string, number>): PartitionState {
+  gain(
+    partition: number,
+    next: number,
+    sources?: ReadonlyMap<string, number>,
+    notes?: readonly string[],
+  ): PartitionState {
     this.lose([partition]);
-    const state = new PartitionState(partition, next, sources);
+    const state = new PartitionState(partition, next, sources, notes);
     this.partitions.set(partition, state);
     return state;
   }
@@ -190,23 +195,26 @@ export class Intake {
       return;
     }
     if (isLate) this.counts.late += 1;
-    if (applied === 'stored') {
-      this.counts.stored += 1;
-      countStored(entry, reading.received);
-    } else {
-      const { tenant, device, received } = reading;
-      partition.tally.add(tenant, device, received, 'duplicate', applied);
-      if (applied === 'IDENTICAL') {
-        this.counts.identical += 1;
-        return;
-      }
-      if (applied === 'MERGED') this.counts.merged += 1;
-      else this.counts.conflicts += 1;
-    }
+    const counted = applied === 'stored' ? applied : partition.repeats.take(offset, applied);
+    this.count(entry, reading, counted);
+    if (applied === 'IDENTICAL') return;
     const raw = taken(reading, partition.partition, offset);
     raw.claims = applied === 'stored';
     partition.raw.push(raw);
-    partition.rawApplied.push(applied);
+    partition.rawApplied.push(counted);
+  }
+
+  private count(entry: DeviceEntry, reading: ReadingRecord, counted: Applied): void {
+    const { tenant, device, received } = reading;
+    if (counted === 'stored') {
+      this.counts.stored += 1;
+      countStored(entry, received);
+      return;
+    }
+    entry.partition.tally.add(tenant, device, received, 'duplicate', counted);
+    if (counted === 'IDENTICAL') this.counts.identical += 1;
+    else if (counted === 'MERGED') this.counts.merged += 1;
+    else this.counts.conflicts += 1;
   }
 
   /** Loads for those that wait, and applies their readings until something else is missing. */

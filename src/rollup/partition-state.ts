@@ -3,6 +3,7 @@ import type { StoredDeadLetter, StoredReading } from '../store/contract.ts';
 import type { Applied } from './device-windows.ts';
 import { LedgerTally } from './ledger-tally.ts';
 import { LetterChanges } from './letter-changes.ts';
+import { Repeats } from './repeats.ts';
 
 /** A reading on its way to the store, with what a dead letter of it would say. */
 export type TakenReading = StoredReading & Pick<ReadingRecord, 'attempt'>;
@@ -25,16 +26,24 @@ export class PartitionState {
   rawApplied: Applied[] = [];
   deadLetters: StoredDeadLetter[] = [];
   readonly letterChanges = new LetterChanges();
+  readonly repeats: Repeats;
   /** Another worker has it, or nobody: nothing of it may be written any more. */
   isLost = false;
   /** It was lost when everything of it was in the store, and may come back as it was. */
   isParked = false;
 
-  constructor(partition: number, next: number, sources: ReadonlyMap<string, number> = new Map()) {
+  /** `notes`: what a worker before has noted of its {@link Repeats}. */
+  constructor(
+    partition: number,
+    next: number,
+    sources: ReadonlyMap<string, number> = new Map(),
+    notes: readonly string[] = [],
+  ) {
     this.partition = partition;
     this.next = next;
     this.committed = next;
     this.sources = new Map(sources);
+    this.repeats = new Repeats(notes);
   }
 
   /** Everything that was taken is in the store, with its position. */

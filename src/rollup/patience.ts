@@ -12,6 +12,8 @@ export type PatientStore = Pick<
   | 'rollups'
   | 'position'
   | 'sources'
+  | 'notes'
+  | 'writeNotes'
   | 'writeReadings'
   | 'writeDeadLetters'
   | 'markDeadLetters'
@@ -77,6 +79,9 @@ export class Patience {
       rollups: (query) => retry('rollups', () => store.rollups(query)),
       position: (group) => retry('position', () => store.position(group)),
       sources: (group) => retry('sources', async () => (await store.sources?.(group)) ?? new Map()),
+      notes: (group) => retry('notes', () => store.notes(group)),
+      writeNotes: (group, partition, notes) =>
+        write('writeNotes', () => store.writeNotes(group, partition, notes)),
       writeReadings: (readings) => write('writeReadings', () => store.writeReadings(readings)),
       writeDeadLetters: (letters) =>
         write('writeDeadLetters', () => store.writeDeadLetters(letters)),

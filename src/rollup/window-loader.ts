@@ -1,4 +1,4 @@
-import type { ReadingRecord, Values } from '../core/nouns.ts';
+import type { ReadingRecord } from '../core/nouns.ts';
 import type { Origin, StoredReading, StoreReader } from '../store/contract.ts';
 import type { DeviceWindows } from './device-windows.ts';
 import { hashValues } from './value-hash.ts';
@@ -146,9 +146,8 @@ export class WindowLoader {
       mergedFrom: true,
     });
     if (rows.length > EXTEND_ROWS_MAX) return anchor;
-    for (const stored of rows) {
-      const row = this.asOf(head, stored);
-      if (row === undefined) continue;
+    for (const row of rows) {
+      if (this.isAhead(head, row)) continue;
       const start = windowStart(row.ts, this.baseMs);
       const window = device.windows.get(start) ?? device.open(start, false, row.partition);
       device.absorb(window, row);
@@ -281,8 +280,7 @@ export class WindowLoader {
       });
       for (const row of rows) {
         const source = sources.get(row.device);
-        const known = source === undefined ? undefined : this.asOf(source, row);
-        if (source !== undefined && known !== undefined) take(source, known);
+        if (source !== undefined && !this.isAhead(source, row)) take(source, row);
       }
       const last = rows.at(-1);
       const cut = rows.length >= PAGE_ROWS ? last : undefined;
@@ -298,24 +296,6 @@ export class WindowLoader {
       alone = goesOn ? cut.device : undefined;
       from = goesOn ? cut.ts + 1 : first.from;
     }
-  }
-
-  /**
-   * The row without what records made of it that are still to be taken: after a crash the store is ahead.
-   * Undefined where one of these created it. What such a record replaced is not known any more.
-   */
-  private asOf(source: Source, row: StoredReading): StoredReading | undefined {
-    if (this.isAhead(source, row)) return undefined;
-    const { mergedFrom } = row;
-    if (mergedFrom === undefined) return row;
-    const values: Values = {};
-    for (const name in row.values) {
-      const value = row.values[name];
-      const from = mergedFrom[name];
-      if (value === undefined || (from !== undefined && this.isAhead(source, from))) continue;
-      values[name] = value;
-    }
-    return { ...row, values };
   }
 
   /** A device may have records in several partitions; each of them goes on where it stands. */

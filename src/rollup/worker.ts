@@ -283,6 +283,7 @@ class RollupWorker {
     this.hasBeenAssigned ||= assigned !== undefined;
     const stored = await this.patience.store.position(this.group);
     const sources = await this.patience.store.sources(this.group);
+    const notes = await this.patience.store.notes(this.group);
     const bounds = await this.patience.bounds();
     const committed = await this.patience.committed(this.group);
     this.progress.known(bounds);
@@ -304,7 +305,9 @@ class RollupWorker {
         );
       }
       const next = Math.max(first, position ?? first);
-      if (!kept?.has(partition)) this.intake.gain(partition, next, sources.get(partition));
+      if (!kept?.has(partition)) {
+        this.intake.gain(partition, next, sources.get(partition), notes.get(partition));
+      }
       from.set(partition, next);
     }
     for (const [partition, next] of from) {

@@ -14,7 +14,7 @@ export type { Retention } from '../core/nouns.ts';
  * The store of raw readings, rollups, dead letters and the ledger. Types only.
  *
  * Writes are idempotent: the same series and time overwrite. The writer calls, in this order,
- * `writeReadings`, `writeDeadLetters`, `writeRollups`, `commit`; a crash between any two is made good
+ * `writeNotes` where it has some, `writeReadings`, `writeDeadLetters`, `writeRollups`, `commit`; a crash between any two is made good
  * by processing the same records again. Each call is durable (fsync) when it resolves.
  */
 
@@ -79,6 +79,14 @@ export interface Progress {
 }
 
 export interface StoreWriter {
+  /**
+   * Keeps texts of a consumer for a partition, in place of those before: what it must know again after a crash
+   * of what it writes next. Each is at most 20,000 characters of `A-Z a-z 0-9 +`. A crash on the way may leave
+   * some of both.
+   */
+  writeNotes(group: string, partition: number, notes: readonly string[]): Promise<void>;
+  /** By partition, in any order; some may be of before. */
+  notes(group: string): Promise<Map<number, string[]>>;
   /**
    * Writes raw readings. The key is (tenant, device, ts). Where a row exists, metrics are merged: those
    * of the later offset win, of several partitions those of the higher one; the row keeps the

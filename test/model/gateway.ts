@@ -330,6 +330,7 @@ export class ModelGateway {
     if (this.appender === undefined) return;
     // Until what waits is in the log there may be no room for counts of drops.
     if (!this.isFull) await this.appender.flush();
+    else if (this.dropped.size > 0) this.lostCounts = true;
     this.ingest?.close();
     await this.appender.close();
     await turn();

@@ -1,3 +1,4 @@
+import type { Store } from '../../src/store/contract.ts';
 import { Dice } from './dice.ts';
 import {
   DAY,
@@ -38,7 +39,8 @@ export interface LifeFaults {
   /** It dies before or after this transaction of the store, or this call where the store is elsewhere. */
   diesAtWrite?: number;
   diesAfter: boolean;
-  /** Calls of the store that fail, from the first on. */
+  /** Calls of the store that fail, from the first on; only those of this kind are counted where it is named. */
+  outageOf?: keyof Store;
   outageFrom?: number;
   outageCalls: number;
   /** Failing calls have done their work. */
@@ -179,12 +181,15 @@ function troubles(dice: Dice): Step[] {
   return steps;
 }
 
+const WRITES = ['commit', 'writeNotes', 'writeReadings', 'writeRollups'] as const;
+
 function faultsOf(dice: Dice): LifeFaults {
   return {
     ...(dice.chance(0.2) && { diesAtPoint: dice.int(1, 25) }),
     ...(dice.chance(0.25) && { diesAtWrite: dice.int(1, 40) }),
     diesAfter: dice.chance(0.5),
-    ...(dice.chance(0.2) && { outageFrom: dice.int(1, 30) }),
+    ...(dice.chance(0.15) && { outageFrom: dice.int(1, 30) }),
+    ...(dice.chance(0.15) && { outageOf: dice.pick(WRITES), outageFrom: dice.int(1, 3) }),
     outageCalls: dice.int(1, 6),
     answersLost: dice.chance(0.5),
   };

@@ -115,10 +115,11 @@ export class WorkerLife {
   }
 
   private faulty(store: Store): Store {
-    const call = async <T>(work: () => Promise<T>): Promise<T> => {
+    const call = async <T>(name: keyof Store, work: () => Promise<T>): Promise<T> => {
       if (this.hasDied) this.die();
+      const { outageOf = name, outageFrom, outageCalls, answersLost } = this.faults;
+      if (outageOf !== name) return work();
       this.calls += 1;
-      const { outageFrom, outageCalls, answersLost } = this.faults;
       const fails =
         outageFrom !== undefined &&
         this.calls >= outageFrom &&
@@ -128,26 +129,30 @@ export class WorkerLife {
       throw new SpillwayError('STORE_UNAVAILABLE', 'the store is away');
     };
     return {
-      writeReadings: (readings) => call(() => store.writeReadings(readings)),
-      writeDeadLetters: (letters) => call(() => store.writeDeadLetters(letters)),
-      markDeadLetters: (marks) => call(() => store.markDeadLetters(marks)),
-      purgeDeadLetters: (purge) => call(() => store.purgeDeadLetters(purge)),
-      writeRollups: (rows) => call(() => store.writeRollups(rows)),
-      commit: (progress) => call(() => store.commit(progress)),
-      applyRetention: (now) => call(() => store.applyRetention(now)),
-      readings: (query) => call(() => store.readings(query)),
-      rollups: (query) => call(() => store.rollups(query)),
-      countReadings: (query) => call(() => store.countReadings(query)),
-      latest: (tenant, devices) => call(() => store.latest(tenant, devices)),
-      deadLetters: (query) => call(() => store.deadLetters(query)),
-      groupDeadLetters: (query) => call(() => store.groupDeadLetters(query)),
-      countDeadLetters: (query) => call(() => store.countDeadLetters(query)),
-      series: (tenant) => call(() => store.series(tenant)),
-      ledger: (query) => call(() => store.ledger(query)),
-      ledgerTotals: (query) => call(() => store.ledgerTotals(query)),
-      recount: (query) => call(() => store.recount(query)),
-      position: (group) => call(() => store.position(group)),
-      sources: (group) => call(async () => (await store.sources?.(group)) ?? new Map()),
+      notes: (group) => call('notes', () => store.notes(group)),
+      writeNotes: (group, partition, notes) =>
+        call('writeNotes', () => store.writeNotes(group, partition, notes)),
+      writeReadings: (readings) => call('writeReadings', () => store.writeReadings(readings)),
+      writeDeadLetters: (letters) =>
+        call('writeDeadLetters', () => store.writeDeadLetters(letters)),
+      markDeadLetters: (marks) => call('markDeadLetters', () => store.markDeadLetters(marks)),
+      purgeDeadLetters: (purge) => call('purgeDeadLetters', () => store.purgeDeadLetters(purge)),
+      writeRollups: (rows) => call('writeRollups', () => store.writeRollups(rows)),
+      commit: (progress) => call('commit', () => store.commit(progress)),
+      applyRetention: (now) => call('applyRetention', () => store.applyRetention(now)),
+      readings: (query) => call('readings', () => store.readings(query)),
+      rollups: (query) => call('rollups', () => store.rollups(query)),
+      countReadings: (query) => call('countReadings', () => store.countReadings(query)),
+      latest: (tenant, devices) => call('latest', () => store.latest(tenant, devices)),
+      deadLetters: (query) => call('deadLetters', () => store.deadLetters(query)),
+      groupDeadLetters: (query) => call('groupDeadLetters', () => store.groupDeadLetters(query)),
+      countDeadLetters: (query) => call('countDeadLetters', () => store.countDeadLetters(query)),
+      series: (tenant) => call('series', () => store.series(tenant)),
+      ledger: (query) => call('ledger', () => store.ledger(query)),
+      ledgerTotals: (query) => call('ledgerTotals', () => store.ledgerTotals(query)),
+      recount: (query) => call('recount', () => store.recount(query)),
+      position: (group) => call('position', () => store.position(group)),
+      sources: (group) => call('sources', async () => (await store.sources?.(group)) ?? new Map()),
       close: () => store.close(),
     };
   }

@@ -111,6 +111,7 @@ export class FakeStore implements Store {
   readonly lines = new Map<string, LedgerCount>();
   readonly positions = new Map<string, number>();
   readonly sourceNumbers = new Map<string, Map<string, number>>();
+  readonly noted = new Map<string, string[]>();
   readonly calls: string[] = [];
   /** Whether a row remembers the writer of each metric, or takes any offset that is not below its own. */
   tracksWriters = true;
@@ -126,6 +127,16 @@ export class FakeStore implements Store {
 
   private some<T>(call: string, all: readonly T[]): readonly T[] {
     return this.cut(call) ? all.slice(0, Math.floor(all.length / 2)) : all;
+  }
+
+  async writeNotes(group: string, partition: number, notes: readonly string[]): Promise<void> {
+    this.enter('writeNotes');
+    this.noted.set(`${group}/${partition}`, [...notes]);
+  }
+
+  async notes(group: string): Promise<Map<number, string[]>> {
+    this.enter('notes');
+    return new Map(ofGroup(this.noted, group));
   }
 
   async writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]> {

@@ -686,6 +686,31 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
       assert.deepEqual(await sourcesOf(again), expected);
     });
 
+    test('keep the notes of a consumer, until it has others', async (t) => {
+      const place = randomUUID();
+      const options = { place, retention: FOR_EVER, windowsMs: WINDOWS };
+      const store = await open(t, options);
+      assert.deepEqual(await store.notes('g'), new Map());
+      const long = 'I1000000000+99'.repeat(1_400);
+      await store.writeNotes('g', 0, ['M17', long]);
+      await store.writeNotes('g', 5, ['C1']);
+      await store.writeNotes('g/h', 0, ['M4']);
+      const sorted = async (of: Store) =>
+        [...(await of.notes('g'))].map(([partition, notes]) => [partition, notes.sort()]).sort();
+      assert.deepEqual(await sorted(store), [
+        [0, [long, 'M17']],
+        [5, ['C1']],
+      ]);
+      await store.writeNotes('g', 5, ['C1I9']);
+      await store.close();
+      const again = await open(t, options);
+      assert.deepEqual(await sorted(again), [
+        [0, [long, 'M17']],
+        [5, ['C1I9']],
+      ]);
+      assert.deepEqual(await again.notes('g/h'), new Map([[0, ['M4']]]));
+    });
+
     test('are filtered by tenant, device and hour', async (t) => {
       const store = await openFresh(t);
       const lines = [

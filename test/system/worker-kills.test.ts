@@ -73,7 +73,7 @@ async function assertExact(of: Filled, root: string): Promise<void> {
     await life.reaches(await consumer.bounds(), store);
     await life.stop();
     assert.equal(life.failure, undefined);
-    await assertRight({ store, consumer, expected, plan, gateway, kinds: false, now });
+    await assertRight({ store, consumer, expected, plan, gateway, now });
   } finally {
     await consumer.close();
     await engines.close();

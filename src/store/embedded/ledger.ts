@@ -4,7 +4,7 @@ import type { LedgerQuery, Progress } from '../contract.ts';
 import { deviceIds } from './device-ids.ts';
 import { LEDGER_FILE } from './files.ts';
 import type { OpenFiles } from './open-files.ts';
-import { SOURCE_TABLE } from './schema.ts';
+import { NOTE_TABLE, SOURCE_TABLE } from './schema.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 
 const POSITION = 'SELECT next_offset FROM position WHERE consumer = ? AND partition = ?';
@@ -38,6 +38,42 @@ function setSources(
 ): void {
   db.run(SOURCE_TABLE);
   for (const [source, number] of sources) db.run(NUMBER, group, partition, source, number);
+}
+
+/** In one transaction. */
+export function writeNotes(
+  files: OpenFiles,
+  group: string,
+  partition: number,
+  notes: readonly string[],
+): void {
+  files.write(LEDGER_FILE, (db) => {
+    db.run(NOTE_TABLE);
+    db.run('DELETE FROM note WHERE consumer = ? AND partition = ?', group, partition);
+    notes.forEach((text, number) => {
+      db.run('INSERT INTO note VALUES (?, ?, ?, ?)', group, partition, number, text);
+    });
+  });
+}
+
+export function queryNotes(files: OpenFiles, group: string): Map<number, string[]> {
+  const rows = files.read(LEDGER_FILE, (db) => {
+    if (!hasTable(db, 'note')) return [];
+    return db.all<{ partition: number; text: string }>(
+      'SELECT partition, text FROM note WHERE consumer = ? ORDER BY partition, number',
+      group,
+    );
+  });
+  const notes = new Map<number, string[]>();
+  for (const { partition, text } of rows ?? []) {
+    notes.set(partition, [...(notes.get(partition) ?? []), text]);
+  }
+  return notes;
+}
+
+function hasTable(db: SqliteFile, name: string): boolean {
+  const sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?";
+  return db.get(sql, name) !== undefined;
 }
 
 function addLine(db: SqliteFile, line: LedgerCount): void {
@@ -137,8 +173,7 @@ export function queryPosition(files: OpenFiles, group: string): Map<number, numb
 /** The last number processed by partition and source. */
 export function querySources(files: OpenFiles, group: string): Map<number, Map<string, number>> {
   const rows = files.read(LEDGER_FILE, (db) => {
-    const table = db.get("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = 'source'");
-    if (table === undefined) return [];
+    if (!hasTable(db, 'source')) return [];
     const sql = `SELECT partition, source, number FROM source WHERE consumer = ?
       ORDER BY partition, source`;
     return db.all<{ partition: number; source: string; number: number }>(sql, group);

@@ -17,6 +17,11 @@ export const SOURCE_TABLE = `CREATE TABLE IF NOT EXISTS source(
   consumer TEXT, partition INTEGER, source TEXT, number INTEGER NOT NULL,
   PRIMARY KEY(consumer, partition, source)) WITHOUT ROWID;`;
 
+/** The same of what consumers note before they write. */
+export const NOTE_TABLE = `CREATE TABLE IF NOT EXISTS note(
+  consumer TEXT, partition INTEGER, number INTEGER, text TEXT NOT NULL,
+  PRIMARY KEY(consumer, partition, number)) WITHOUT ROWID;`;
+
 /** Came later than version 1: files of the first release get them when they are next written. */
 export const LETTER_COLUMNS = [
   'type_version TEXT',
@@ -67,7 +72,8 @@ export const SCHEMA: Record<FileKind, string> = {
     CREATE TABLE position(
       consumer TEXT, partition INTEGER, next_offset INTEGER NOT NULL,
       PRIMARY KEY(consumer, partition)) WITHOUT ROWID;
-    ${SOURCE_TABLE}`,
+    ${SOURCE_TABLE}
+    ${NOTE_TABLE}`,
 };
 
 /** Page cache of one open file, KiB, for the writer; readers take a quarter. */

@@ -32,8 +32,10 @@ import {
   forgetLedger,
   queryLedger,
   queryLedgerTotals,
+  queryNotes,
   queryPosition,
   querySources,
+  writeNotes,
 } from './ledger.ts';
 import { markDeadLetters, purgeDeadLetters } from './letter-changes.ts';
 import { OpenFiles } from './open-files.ts';
@@ -109,6 +111,11 @@ class EmbeddedStore implements Store {
       this.unlock();
       throw error;
     }
+  }
+
+  async writeNotes(group: string, partition: number, notes: readonly string[]): Promise<void> {
+    this.assertWritable();
+    writeNotes(this.files, group, partition, notes);
   }
 
   async writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
@@ -229,6 +236,11 @@ class EmbeddedStore implements Store {
   async sources(group: string): Promise<Map<number, Map<string, number>>> {
     this.assertOpen();
     return querySources(this.files, group);
+  }
+
+  async notes(group: string): Promise<Map<number, string[]>> {
+    this.assertOpen();
+    return queryNotes(this.files, group);
   }
 
   /** Waits for a running retention; further calls fail. Harmless when repeated. */

@@ -39,6 +39,7 @@ import {
 import { markDeadLetters, purgeDeadLetters } from './letter-changes.ts';
 import { INFLUX_LIMITS, type InfluxStoreLimits } from './limits.ts';
 import { LineWriter } from './line-writer.ts';
+import { queryNotes, writeNotes } from './notes.ts';
 import { Ownership } from './ownership.ts';
 import { Queries } from './queries.ts';
 import { RawKeys } from './raw-keys.ts';
@@ -181,6 +182,12 @@ class InfluxStore implements Store {
       retention: this.options.retention,
       onWarning: (fields, message) => this.logger.warn(fields, message),
     });
+  }
+
+  async writeNotes(group: string, partition: number, notes: readonly string[]): Promise<void> {
+    this.assertWritable();
+    await this.ownership.take(new Set([partition]), group);
+    await writeNotes(this.lines, this.names.ledger, group, partition, notes);
   }
 
   async writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
@@ -326,6 +333,11 @@ class InfluxStore implements Store {
   async sources(group: string): Promise<Map<number, Map<string, number>>> {
     this.assertOpen();
     return querySources(this.queries, this.names.ledger, group);
+  }
+
+  async notes(group: string): Promise<Map<number, string[]>> {
+    this.assertOpen();
+    return queryNotes(this.queries, this.names.ledger, group);
   }
 
   /** Ends requests that are under way; further calls fail. Harmless when repeated. */
