@@ -100,6 +100,22 @@ test('a lane that is held back waits while live records pass, and is read when i
   await consuming;
 });
 
+test('the lane never overtakes what was committed before it', async (t) => {
+  const log = await openEmbedded(t);
+  const appender = await opened(log);
+  for (const seq of range(0, 30)) {
+    await appended(appender, message('d1', seq));
+    await appended(appender, oldMessage('d1', 100 + seq));
+    await appended(appender, both(oldMessage('d1', 200 + seq), message('d1', 300 + seq)));
+  }
+  const batches = await take(log.consumer(), 'g', 120, { recordsMax: 1 });
+  const seen = seqs(batches, 'd1');
+  for (const seq of range(0, 30)) {
+    assert.ok(seen.indexOf(100 + seq) > seen.indexOf(seq), `${100 + seq} before ${seq}`);
+    assert.ok(seen.indexOf(200 + seq) > seen.indexOf(300 + seq), `${200 + seq} before its message`);
+  }
+});
+
 test('the release before is refused while old readings wait, and may start when none do', async (t) => {
   const log = await openEmbedded(t);
   const first = await opened(log);

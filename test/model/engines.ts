@@ -16,6 +16,8 @@ export type WriteHook = (when: 'before' | 'after') => void;
 
 /** A log and a store that can be torn from the hands of those who use them, and opened again. */
 export interface Engines {
+  /** {@link Settings.backfillAfterMs} */
+  readonly backfillAfterMs?: number | undefined;
   openAppender(events: AppenderEvents): Promise<LogAppender>;
   /** Its thread ends at once, whatever it is doing. */
   killAppender(): Promise<void>;
@@ -82,13 +84,17 @@ export class EmbeddedEngines implements Engines {
     transactions ??= new Transactions();
   }
 
+  get backfillAfterMs(): number | undefined {
+    return this.settings.backfillAfterMs;
+  }
+
   async openAppender(events: AppenderEvents): Promise<LogAppender> {
     const { commitRecordsMax, pendingBytesMax, diskBytesMax } = this.settings;
     this.appender = await EmbeddedAppender.open(
       {
         ...{ dir: this.logDir, commitRecordsMax, pendingBytesMax, diskBytesMax },
         ...{ retainForMs: 0, retainBytes: 0, compression: 'zstd' },
-        ...{ commitBytesMax: 2 ** 20, commitIntervalMs: 0 },
+        ...{ commitBytesMax: 2 ** 20, commitIntervalMs: 0, hasBackfill: true },
       },
       events,
     );

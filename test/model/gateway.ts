@@ -123,6 +123,7 @@ export class ModelGateway {
       clock: this.clock,
       histories: new Histories({ devicesMax: 2 }),
       limits: LIMITS,
+      backfillAfterMs: this.engines.backfillAfterMs ?? Number.POSITIVE_INFINITY,
     });
     this.sessions = new Map();
   }

@@ -30,6 +30,8 @@ export interface Settings {
   commitRecordsMax: number;
   pendingBytesMax: number;
   diskBytesMax: number;
+  /** Readings that are older when they come take the lane of old ones; absent: there is none. */
+  backfillAfterMs?: number;
 }
 
 /** What goes wrong in one life of the rollup worker. Numbers count occasions from its start. */
@@ -119,6 +121,8 @@ export function planOf(seed: number, scale: Scale = { stepsMax: 40, devicesMax: 
     dice,
   );
   steps.push({ kind: 'publish', messages: rest, acknowledged: true, settles: true });
+  const after = dice.pick([0, 10 * MINUTE, HOUR, DAY]);
+  if (after > 0) settings.backfillAfterMs = after;
   return { seed, settings, devices, steps };
 }
 

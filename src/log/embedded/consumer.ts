@@ -77,7 +77,8 @@ export class EmbeddedConsumer implements LogConsumer {
       for (const lane of LANES) {
         const { partition } = lane;
         if (options.holdsBack?.(partition) === true) continue;
-        const batch = this.read(lane, next.get(partition) ?? 0, options);
+        const live = next.get(LIVE.partition) ?? 0;
+        const batch = this.read(lane, next.get(partition) ?? 0, live, options);
         if (batch === undefined) continue;
         isIdle = false;
         yield batch;
@@ -212,11 +213,12 @@ export class EmbeddedConsumer implements LogConsumer {
   private read(
     lane: Lane,
     from: number,
+    live: number,
     { recordsMax = 4_000, lines = false }: ConsumeOptions,
   ): LogBatch | undefined {
     const most = lane === BACKFILL ? Math.min(recordsMax, BACKFILL_RECORDS_MAX) : recordsMax;
     try {
-      return this.readBatches(lane, from, most, lines);
+      return this.readBatches(lane, from, live, most, lines);
     } catch (error) {
       throw asLogError(error);
     }
@@ -225,6 +227,7 @@ export class EmbeddedConsumer implements LogConsumer {
   private readBatches(
     lane: Lane,
     from: number,
+    live: number,
     recordsMax: number,
     asLines: boolean,
   ): LogBatch | undefined {
@@ -237,6 +240,8 @@ export class EmbeddedConsumer implements LogConsumer {
     let nextOffset = from;
     let appendedAt = 0;
     for (const row of rows) {
+      // Live records that were committed before come first.
+      if (Number(row.after ?? 0) > live) break;
       const first = Number(row.first_offset);
       const lines = decodeBatch({
         first_offset: first,
@@ -276,7 +281,7 @@ export class EmbeddedConsumer implements LogConsumer {
     const log = this.openLog();
     if (log === undefined || (lane === BACKFILL && !this.hasBackfill(log))) return undefined;
     const select = log.prepare(
-      `SELECT first_offset, records, at, codec, crc, payload FROM ${lane.batches}
+      `SELECT first_offset, records, at, codec, crc, payload${lane === BACKFILL ? ', after' : ''} FROM ${lane.batches}
        WHERE first_offset >= coalesce((SELECT max(first_offset) FROM ${lane.batches} WHERE first_offset <= ?1), 0)
          AND first_offset + records > ?1
        ORDER BY first_offset LIMIT ?2`,

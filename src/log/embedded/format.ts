@@ -7,7 +7,7 @@ import { SpillwayError } from '../../core/errors.ts';
 /**
  * The files of the embedded log, drawn in `docs/log-format.md`:
  *
- *   log/log.db      batch(first_offset, records, at, codec, crc, tally, payload), backfill(the same),
+ *   log/log.db      batch(first_offset, records, at, codec, crc, tally, payload), backfill(the same and after),
  *                   received(…), meta(…)
  *   log/offsets.db  committed(grp, partition, next_offset), committed_backfill(the same)
  *
@@ -120,7 +120,8 @@ export function openLogForWriting(dir: string): DatabaseSync {
         codec INTEGER NOT NULL,
         crc INTEGER NOT NULL,
         tally TEXT NOT NULL,
-        payload BLOB NOT NULL
+        payload BLOB NOT NULL,
+        after INTEGER NOT NULL
       );
       CREATE TABLE IF NOT EXISTS received (
         tenant TEXT NOT NULL,

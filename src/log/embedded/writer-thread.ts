@@ -107,7 +107,9 @@ class Writer {
     this.inserts = new Map(
       LANES.map((lane) => [
         lane,
-        this.db.prepare(`INSERT INTO ${lane.batches} VALUES (?, ?, ?, ?, ?, ?, ?)`),
+        this.db.prepare(
+          `INSERT INTO ${lane.batches} VALUES (?, ?, ?, ?, ?, ?, ?${lane === LIVE ? '' : ', ?'})`,
+        ),
       ]),
     );
     this.setMeta = this.db.prepare('UPDATE meta SET value = ? WHERE key = ?');
@@ -151,7 +153,8 @@ class Writer {
     const kept = this.transact(() => {
       if (message.records > 0) this.write(LIVE, this.endOffset, message, encoded);
       if (backfill === undefined || encodedBackfill === undefined) return;
-      this.write(BACKFILL, this.backfillEnd, backfill, encodedBackfill);
+      const after = this.endOffset + message.records;
+      this.write(BACKFILL, this.backfillEnd, backfill, encodedBackfill, after);
       if (this.version !== VERSION_BACKFILLING) this.setMeta.run(VERSION_BACKFILLING, 'version');
     });
     if (!kept) {
@@ -180,11 +183,12 @@ class Writer {
     at: number,
     { records, tally }: Part,
     { payload, crc }: { payload: Buffer; crc: number },
+    ...more: number[]
   ): void {
     const codec = CODECS[this.options.compression];
     this.inserts
       .get(lane)
-      ?.run(at, records, Date.now(), codec, crc, JSON.stringify(tally), payload);
+      ?.run(at, records, Date.now(), codec, crc, JSON.stringify(tally), payload, ...more);
     this.setMeta.run(at + records, lane.end);
   }
 
