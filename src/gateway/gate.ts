@@ -103,6 +103,7 @@ const CONTROL_RESUME = 1_024;
 /** Bytes that the device has not read beyond which its packets wait. */
 const OUTPUT_BYTES_MAX = 64 * 1_024;
 const CLOSE_GRACE_MS = 1_000;
+const ANSWER_GRACE_MS = 50;
 const NOTHING: Buffer = Buffer.alloc(0);
 
 /** Gates with acknowledgements to write: they go out together at the end of the turn. */
@@ -137,6 +138,7 @@ export class Gate extends Duplex implements FrameSink {
   private control = CONTROL_BURST;
   private controlAt = 0;
   private controlTimer: NodeJS.Timeout | undefined;
+  private endTimer: NodeJS.Timeout | undefined;
   /** Since when the packet is on its way that has come in part; 0: there is none. */
   private unfinishedAt = 0;
   /** When the connection was accepted, by `performance.now`. */
@@ -221,7 +223,13 @@ export class Gate extends Duplex implements FrameSink {
     this.turn?.leave();
     this.backfill?.leave();
     if (farewell !== undefined && !this.socket.destroyed) this.socket.write(farewell);
-    if (this.inflight === 0) this.destroy();
+    if (this.inflight === 0) this.endSoon();
+  }
+
+  /** The broker writes its answer to what was settled just now some turns of the event loop later. */
+  private endSoon(): void {
+    clearTimeout(this.endTimer);
+    this.endTimer = setTimeout(() => this.destroy(), ANSWER_GRACE_MS);
   }
 
   /** A publish that was handed over or passed on is settled, without an answer from here. */
@@ -229,7 +237,7 @@ export class Gate extends Duplex implements FrameSink {
     this.inflight--;
     this.turn?.release();
     if (this.state === 'finishing') {
-      if (this.inflight === 0) this.destroy();
+      if (this.inflight === 0) this.endSoon();
     } else if (this.held && this.inflight <= this.inflightMax / 2) this.resumeReading();
   }
 

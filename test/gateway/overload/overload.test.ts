@@ -263,12 +263,15 @@ describe('stopping', { concurrency: true }, () => {
     for (let id = 1; id <= 5; id++) {
       client.socket.write(publishBytes('me/telemetry', Buffer.from(READING), 1, id));
     }
-    await until(() => fixture.counters.messages === 5);
+    client.socket.write(publishBytes('me/telemetry', Buffer.from(READING), 2, 6));
+    await until(() => fixture.counters.messages === 6);
     await fixture.gateway.drain({ closesPerSecond: 100, withinMs: 1_000 });
     await until(() => client.closed);
     assert.deepEqual(
-      client.packets.flatMap((packet) => (packet.cmd === 'puback' ? [packet.messageId] : [])),
-      [1, 2, 3, 4, 5],
+      client.packets.flatMap((packet) =>
+        packet.cmd === 'puback' || packet.cmd === 'pubrec' ? [packet.messageId] : [],
+      ),
+      [1, 2, 3, 4, 5, 6],
     );
   });
 
