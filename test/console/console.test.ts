@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { chromium } from 'playwright-core';
 import { startSpillway } from '../../src/app.ts';
@@ -23,6 +24,7 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
     gateway: { mqtt: { port: 0 } },
     http: { port: 0 },
     rollup: { baseWindow: '10s', flushInterval: '200ms' },
+    backfill: { windowsPerSecond: 10 },
     types: TYPES,
   });
   const registry = openRegistry(config);
@@ -69,6 +71,20 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
   await page.locator('#device-status').selectOption('offline');
   await listed.waitFor({ state: 'detached' });
   await page.locator('#device-status').selectOption('');
+  // It is hidden while nothing old comes.
+  await page.locator('#backfill').waitFor({ state: 'hidden' });
+  for (const days of [1, 3]) {
+    const old = Array.from({ length: 500 }, (_, i) => {
+      return { ts: now - days * 86_400_000 - i * 60_000, values: { temperature: 20 } };
+    });
+    await device.client.publishAsync(device.topic, JSON.stringify(old), { qos: 1 });
+    // What is processed at once pays for it afterwards.
+    await sleep(500);
+  }
+  await page
+    .locator('#backfill')
+    .getByText(/^Backfill: \d+ old readings to process/)
+    .waitFor();
   await page.locator('#metric').selectOption('temperature');
   await page.locator('#chart canvas').waitFor();
   // Some pixel of the chart is drawn in colour.
