@@ -333,7 +333,10 @@ export class DeviceWindows {
   /** A new window in memory; `known`: the store has nothing of it; `partition`: what it is opened for. */
   open(start: number, known: boolean, partition: number): Window {
     const hour = this.hourOf(windowStart(start, HOUR_MS));
-    if (!known) hour.forgetClosed();
+    if (!known) {
+      hour.forgetClosed();
+      hour.day.recheck();
+    }
     const window = new Window(start, hour, known);
     window.dirty = !known;
     if (start <= this.keepUntil) window.kept = new KeptValues(partition);

@@ -135,8 +135,13 @@ export class RollupRows {
     dirty: DirtyRows,
   ): void {
     window.metrics.forEach((metric, slot) => {
-      if (metric === undefined || metric.accumulator.count === 0) return;
+      if (metric === undefined) return;
       const { accumulator, row } = metric;
+      if (accumulator.count === 0) {
+        // A crash has left it: its records come again, and then it is new to the hour.
+        row.compare = undefined;
+        return;
+      }
       if (!window.verify && accumulator.count === metric.writtenCount) return;
       metric.writtenCount = accumulator.count;
       // Base windows of one hour are the hours themselves.
@@ -159,7 +164,11 @@ export class RollupRows {
     now: number,
     dirty: DirtyRows,
   ): boolean {
-    if (sum.count === 0) return false;
+    if (sum.count === 0) {
+      const left = span.rows[slot];
+      if (left !== undefined) left.compare = undefined;
+      return false;
+    }
     return this.write(device, span.start, span.row(slot), slot, sum, windowMs, now, dirty);
   }
 

@@ -73,6 +73,11 @@ export class Span {
   /** A part that may be in `closed` comes into memory. The rows are read again to see what changes. */
   forgetClosed(): void {
     this.closed = undefined;
+    this.recheck();
+  }
+
+  /** The rows are read again, and all of them compared: a part below compares its own with stored ones. */
+  recheck(): void {
     this.rowsKnown = false;
     this.verify = true;
     this.dirty = true;

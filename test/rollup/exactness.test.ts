@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { SpillwayError } from '../../src/core/errors.ts';
 import type { ReadingRecord, Values } from '../../src/core/nouns.ts';
-import { Crash } from './fakes.ts';
+import { Crash, FakeLog } from './fakes.ts';
 import { DAY, Harness, type HarnessOptions, HOUR, MINUTE, reading, T0 } from './harness.ts';
 import { assertStore } from './naive.ts';
 
@@ -166,6 +167,48 @@ test('base rows that a crash left do not keep hours and days from being written'
   await run.settle();
   await run.stop();
   assertStore(run.store, readings, MINUTE, true);
+});
+
+test('rows that a crash left of metrics that come later do not keep the day from having them', async () => {
+  const run = new Harness({ baseWindow: HOUR });
+  const [first, second, third] = [
+    reading('d1', NOON, { a: 1 }),
+    reading('d1', NOON + 10_000, { a: 2 }),
+    reading('d1', NOON + 20_000, { b: 3 }),
+  ] as const;
+  run.log.append([first], NOON);
+  run.start();
+  await run.settle();
+  await run.stop();
+  // Hours are written of all three, days of none.
+  let isDead = false;
+  run.store.cut = (call) => {
+    isDead ||= call === 'writeRollups';
+    return isDead;
+  };
+  run.store.before = () => {
+    if (isDead) throw new SpillwayError('STORE_TAKEN_OVER', 'nothing is written any more');
+  };
+  run.log.append([second, third], NOON);
+  run.start({ retry: { firstMs: 0, longestMs: 0 } });
+  await assert.rejects(run.ended(), { code: 'STORE_TAKEN_OVER' });
+  assert.equal(run.store.state('d1', 'b', HOUR, NOON).count, 1);
+  assert.equal(run.store.row('d1', 'b', DAY, T0), undefined);
+  run.store.before = () => {};
+  run.store.cut = () => false;
+  // The third comes when the second is in the store already.
+  const slow = new FakeLog();
+  slow.append([first], NOON);
+  slow.append([second], NOON);
+  const reached = async () => {
+    while (run.store.positions.get('rollup/0') !== slow.end) await turn();
+  };
+  run.start({ consumer: slow });
+  await reached();
+  slow.append([third], NOON);
+  await reached();
+  await run.stop();
+  assertStore(run.store, [first, second, third], HOUR, true);
 });
 
 test('a crash with several batches under way', async () => {
