@@ -32,6 +32,8 @@ export interface Settings {
   diskBytesMax: number;
   /** Readings that are older when they come take the lane of old ones; absent: there is none. */
   backfillAfterMs?: number;
+  /** Of these, in a thousand looks at the clock. */
+  backfillPerSecond: number;
 }
 
 /** What goes wrong in one life of the rollup worker. Numbers count occasions from its start. */
@@ -90,6 +92,7 @@ export function planOf(seed: number, scale: Scale = { stepsMax: 40, devicesMax: 
     commitRecordsMax: dice.pick([1, 7, 4_000]),
     pendingBytesMax: dice.pick([6_000, 2 ** 20, 2 ** 20]),
     diskBytesMax: fills ? 400_000 : 2 ** 30,
+    backfillPerSecond: dice.pick([Number.POSITIVE_INFINITY, 400]),
   };
   const devices = fleetOf(dice, scale);
   let now = T0;

@@ -69,6 +69,10 @@ export class WorkerLife {
         store: { retention: { raw: 0 } },
       },
       signal: this.stopping.signal,
+      backfill: {
+        readingsPerSecond: settings.backfillPerSecond,
+        windowsPerSecond: settings.backfillPerSecond,
+      },
       faultPoint: () => this.point(),
       monotonicNow: () => this.ticks++,
       retry: { firstMs: 0, longestMs: 1, attemptsAfterAbort: 100 },
