@@ -23,6 +23,7 @@ const OWN: readonly (readonly [path: string, file: string, type: string])[] = [
   ['/console/chart.js', 'chart.js', JS],
   ['/console/devices.js', 'devices.js', JS],
   ['/console/figures.js', 'figures.js', JS],
+  ['/console/letters.js', 'letters.js', JS],
   ['/console/overload.js', 'overload.js', JS],
   ['/console/processes.js', 'processes.js', JS],
   ['/console/sign-in.js', 'sign-in.js', JS],

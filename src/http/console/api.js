@@ -34,10 +34,27 @@ function headers() {
  * @param {Record<string, string>} [parameters]
  * @returns {Promise<any>} the JSON of the answer; rejects with a sentence for people
  */
-export async function get(path, parameters = {}) {
+export function get(path, parameters = {}) {
   const query = new URLSearchParams(parameters).toString();
-  const response = await fetch(`/api/v1/${path}${query === '' ? '' : `?${query}`}`, {
-    headers: headers(),
+  return ask(`${path}${query === '' ? '' : `?${query}`}`, { headers: headers() });
+}
+
+/**
+ * @param {string} path below `/api/v1/`
+ * @param {object} body
+ * @returns {Promise<any>} as {@link get}
+ */
+export function post(path, body) {
+  return ask(path, {
+    method: 'POST',
+    headers: { ...headers(), 'Content-Type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+}
+
+async function ask(path, request) {
+  const response = await fetch(`/api/v1/${path}`, {
+    ...request,
     signal: AbortSignal.timeout(TIMEOUT_MS),
   }).catch(() => {
     throw new Error('Spillway does not answer; is it running?');

@@ -4,6 +4,7 @@ import { ApiError, get, repeat } from './api.js';
 import { clearChart, showChart } from './chart.js';
 import { showDevices, startDevices } from './devices.js';
 import { showProblem, showStatus } from './figures.js';
+import { showLetters, startLetters } from './letters.js';
 import { showOverload } from './overload.js';
 import { showProcesses } from './processes.js';
 import { askForToken, startSignIn } from './sign-in.js';
@@ -11,6 +12,7 @@ import { askForToken, startSignIn } from './sign-in.js';
 const STATUS_MS = 1_000;
 const DEVICES_MS = 10_000;
 const CHART_MS = 5_000;
+const LETTERS_MS = 10_000;
 
 const element = (id) => document.getElementById(id);
 const selects = { tenant: element('tenant'), device: element('device'), metric: element('metric') };
@@ -51,6 +53,14 @@ function fillSelects() {
   );
   const chosen = ofTenant.find(({ device }) => device === selects.device.value);
   fill(selects.metric, chosen?.metrics ?? []);
+}
+
+/** Those without data too: what was refused may be all that there is. */
+function fillLetterTenants() {
+  const select = element('letters-tenant');
+  const before = select.value;
+  fill(select, [...new Set(devices.map(({ tenant }) => tenant))]);
+  if (select.value !== before) drawLetters();
 }
 
 /** Chooses the next metric; false when there is none. */
@@ -96,12 +106,22 @@ const drawChart = repeat(
   CHART_MS,
 );
 
+const drawLetters = repeat(
+  guarded('letters', () =>
+    showLetters((error) => {
+      showProblem('letters', error instanceof Error ? error.message : String(error));
+    }),
+  ),
+  LETTERS_MS,
+);
+
 repeat(
   guarded('devices', async () => {
     devices = (await get('devices')).devices;
     showDevices(devices);
     const before = selects.metric.value;
     fillSelects();
+    fillLetterTenants();
     if (selects.metric.value !== before) drawChart();
   }),
   DEVICES_MS,
@@ -124,4 +144,5 @@ startDevices(({ tenant, device }) => {
   element('chart-title').scrollIntoView({ behavior: 'smooth', block: 'nearest' });
 });
 
+startLetters(drawLetters);
 startSignIn();
