@@ -92,7 +92,7 @@ export function planOf(seed: number, scale: Scale = { stepsMax: 40, devicesMax: 
     commitRecordsMax: dice.pick([1, 7, 4_000]),
     pendingBytesMax: dice.pick([6_000, 2 ** 20, 2 ** 20]),
     diskBytesMax: fills ? 400_000 : 2 ** 30,
-    backfillPerSecond: dice.pick([Number.POSITIVE_INFINITY, 400]),
+    backfillPerSecond: dice.pick([1_000_000, 400]),
   };
   const devices = fleetOf(dice, scale);
   let now = T0;

@@ -8,7 +8,7 @@ import { assertRight } from '../model/check.ts';
 import { EmbeddedEngines } from '../model/engines.ts';
 import { ModelGateway } from '../model/gateway.ts';
 import { type Expected, expectedOf } from '../model/naive.ts';
-import { type LifeFaults, type Plan, planOf } from '../model/plan.ts';
+import { type LifeFaults, type Plan, planOf, T0 } from '../model/plan.ts';
 import { GROUP, WorkerLife } from '../model/worker.ts';
 import { Child } from './spillway-process.ts';
 
@@ -17,10 +17,15 @@ const CALM: LifeFaults = { diesAfter: false, outageCalls: 0, answersLost: false 
 
 /** Late, repeated, contradicting and refused messages of a few devices, in several batches and flushes. */
 function small(): Plan {
-  const plan = planOf(4_711, { stepsMax: 9, devicesMax: 3 });
+  const plan = planOf(73, { stepsMax: 8, devicesMax: 3 });
   const steps = plan.steps.filter(({ kind }) => kind === 'advance' || kind === 'publish');
-  const settings = { ...plan.settings, flushEvery: 4, batchRecordsMax: 20, commitRecordsMax: 7 };
-  return { ...plan, steps, settings: { ...settings, baseWindowMs: 60_000, latenessMs: 120_000 } };
+  const settings = {
+    ...plan.settings,
+    ...{ flushEvery: 4, batchRecordsMax: 20, commitRecordsMax: 7, pendingBytesMax: 2 ** 20 },
+    ...{ baseWindowMs: 60_000, latenessMs: 120_000 },
+    ...{ backfillAfterMs: 3_600_000, backfillPerSecond: 1_000_000 },
+  };
+  return { ...plan, steps, settings };
 }
 
 interface Filled {
@@ -36,7 +41,7 @@ async function filled(t: TestContext, plan: Plan): Promise<Filled> {
   const engines = new EmbeddedEngines(plan.settings);
   const { root } = engines;
   t.after(() => rmSync(root, { recursive: true, force: true }));
-  const clock = new ManualClock(Date.UTC(2025, 2, 10, 21, 30));
+  const clock = new ManualClock(T0);
   const gateway = new ModelGateway(engines, clock, plan.devices);
   await gateway.open();
   for (const step of plan.steps) {
@@ -90,18 +95,31 @@ test('kill -9 between every two steps of the rollup worker: the ledger is exact,
   const { points, writes } = JSON.parse(calm.stdout) as { points: number; writes: number };
   await assertExact(of, calm.root);
   assert.ok(points >= 15 && writes >= 15, calm.stdout);
+  const duplicates = [...of.expected.ledger.keys()].filter((key) => key.includes('duplicate'));
+  for (const kind of ['IDENTICAL', 'MERGED', 'CONFLICT']) {
+    assert.ok(
+      duplicates.some((key) => key.endsWith(kind)),
+      kind,
+    );
+  }
   const kills: [string, LifeFaults][] = [];
   for (let at = 1; at <= points; at += 1) kills.push([`step-${at}`, { ...CALM, diesAtPoint: at }]);
   // Inside the steps: before each transaction, and after the last.
   for (let at = 1; at <= writes; at += 1) kills.push([`write-${at}`, { ...CALM, diesAtWrite: at }]);
   kills.push(['end', { ...CALM, diesAtWrite: writes, diesAfter: true }]);
-  for (const [name, faults] of kills) {
-    const life = await lifeOf(t, of, faults, name);
+  const begin = (at: number) => {
+    const [name, faults] = kills[at] ?? [];
+    return name && faults ? lifeOf(t, of, faults, name) : undefined;
+  };
+  // While one is looked at, the next one lives.
+  let coming = begin(0);
+  for (let at = 0; coming !== undefined; at += 1) {
+    const life = await coming;
+    const name = `${kills[at]?.[0]} of ${points} steps and ${writes} writes`;
+    coming = begin(at + 1);
     assert.equal(life.how, 'SIGKILL', `${name}: ${life.stderr}`);
     await assertExact(of, life.root).catch((error: unknown) => {
-      throw new Error(`killed at ${name} of ${points} steps and ${writes} writes`, {
-        cause: error,
-      });
+      throw new Error(`killed at ${name}`, { cause: error });
     });
   }
   t.diagnostic(
