@@ -18,6 +18,8 @@ export interface GroupOptions {
   window: number;
   /** Messages that a device keeps while it can't send; later ones are lost at the device. */
   buffer: number;
+  /** Messages of a device that go out together; default 1. Saves the load's CPU, not the gateway's. */
+  batch?: number;
   /** Each has a session that outlives its connection, and subscribes to its commands. */
   keepsSession?: boolean;
   /** All connections of the group break at once after so many seconds, and all devices are back at once. */
@@ -128,7 +130,7 @@ export class FloodDevice {
     const due = this.perMs * ms;
     this.tally.offered += due;
     this.due = Math.min(this.due + due, this.options.buffer);
-    if (this.due >= 1) this.due -= this.publish(Math.floor(this.due));
+    if (this.due >= (this.options.batch ?? 1)) this.due -= this.publish(Math.floor(this.due));
   }
 
   /** The network breaks, and is there again at once. */
