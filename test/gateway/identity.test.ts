@@ -165,11 +165,13 @@ test('nor do two that take over in the same turn both stay [MQTT-3.1.4-2]', asyn
   const fixture = await createGateway(t);
   const { client: first, secret } = await newDevice(fixture, 'd1');
   await subscribe(first, ['me/receipts', 'me/commands']);
-  const { onSocket } = fixture.gateway as unknown as { onSocket(socket: Duplex): void };
+  const { reception } = fixture.gateway as unknown as {
+    reception: { arrive(socket: Duplex): void };
+  };
   const closed: number[] = [];
   const devices = [1, 2, 3].map((number) => {
     const [device, socket] = duplexPair();
-    onSocket.call(fixture.gateway, socket);
+    reception.arrive(socket);
     device.resume().on('end', () => closed.push(number));
     device.write(mqtt.generate(connectPacket('acme/d1', secret)));
     return device;

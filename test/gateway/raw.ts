@@ -92,7 +92,17 @@ export function inside(fixture: GatewayFixture): {
   byDevice: Map<string, Set<Session>>;
   memory: SessionMemory;
 } {
-  return fixture.gateway as never;
+  const gateway = fixture.gateway as unknown as {
+    reception: { gates: Set<Gate> };
+    sessions: { open: Map<Gate, Session>; accepted: Map<string, Set<Session>> };
+    memory: SessionMemory;
+  };
+  return {
+    gates: gateway.reception.gates,
+    sessions: gateway.sessions.open,
+    byDevice: gateway.sessions.accepted,
+    memory: gateway.memory,
+  };
 }
 
 /** Waits for something that is no event; rejects after 5 s. */

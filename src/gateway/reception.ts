@@ -1,0 +1,312 @@
+import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
+import type { AuthenticateError, Client, ConnectPacket } from 'aedes';
+import type { GatewayCounters } from '../ops/counters.ts';
+import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
+import { gateOf } from './broker.ts';
+import { readConnect, refusingConnack } from './connect-packet.ts';
+import { type ConnectInfo, connectInfo } from './connection-info.ts';
+import { deliver } from './deliveries.ts';
+import { Gate, type GateHandler, type GateLimits } from './gate.ts';
+import type { Ingest, Publish } from './ingest.ts';
+import { answerOf, type ConnectRules, type Refused, reasonOf } from './overload/connect-rules.ts';
+import { Handshakes } from './overload/handshakes.ts';
+import type { Overload } from './overload/overload.ts';
+import { refuse } from './refuse.ts';
+import { Session } from './session.ts';
+import type { Sessions } from './sessions.ts';
+import { decodeTopic, publishChannel, type SubscribeChannel } from './topics.ts';
+
+export const CLIENT_ID_MAX = 128;
+/** Return codes of CONNACK [MQTT-3.2.2.3]. */
+const BAD_CREDENTIALS = 4;
+const FAILED = 3;
+const IDENTIFIER_REJECTED = Buffer.from([0x20, 2, 0, 2]);
+/** Sockets beyond those that may connect and wait: they are there to be refused, politely. */
+const REFUSED_MAX = 1_000;
+
+export interface ReceptionOptions {
+  connectionsMax: number;
+  /** Connections that have not sent a whole CONNECT yet. */
+  connectingMax: number;
+  keepAliveMaxMs: number;
+  gate: GateLimits;
+  ingest: Ingest;
+  overload: Overload;
+  rules: ConnectRules;
+  /** CONNECTs that are checked at a time, and those that wait. */
+  handshakesMax: number;
+  handshakesWaitingMax: number;
+  directory: Directory;
+  verifier: CredentialVerifier;
+  counters: GatewayCounters;
+}
+
+export interface ReceptionParts {
+  sessions: Sessions;
+  /** Of every gate. */
+  handler: GateHandler;
+  /** Gives the gate to the broker. */
+  admit(gate: Gate): void;
+}
+
+/**
+ * A connection's way from the socket to its proven identity: who is let in, in whose turn, and how those that
+ * are not are told. Each check comes as early as what it needs is known.
+ */
+export class Reception {
+  /** All that are open. */
+  readonly gates = new Set<Gate>();
+  private readonly options: ReceptionOptions;
+  private readonly sessions: Sessions;
+  private readonly handler: GateHandler;
+  private readonly admit: (gate: Gate) => void;
+  /** Those that have not sent a whole CONNECT, oldest first, and some that have. */
+  private readonly connecting = new Set<Gate>();
+  private readonly connects = new WeakMap<Gate, ConnectInfo>();
+  private readonly handshakes: Handshakes<Gate>;
+  /** What the address of a connection counts as, where it counts. */
+  private readonly addressOf = new WeakMap<Gate, string>();
+  private isClosed = false;
+
+  constructor(options: ReceptionOptions, { sessions, handler, admit }: ReceptionParts) {
+    this.options = options;
+    this.sessions = sessions;
+    this.handler = handler;
+    this.admit = admit;
+    this.handshakes = new Handshakes({
+      activeMax: options.handshakesMax,
+      waitingMax: options.handshakesWaitingMax,
+      now: () => performance.now(),
+    });
+    options.overload.onLevel((level) => {
+      this.handshakes.loaded = level !== 'normal';
+    });
+  }
+
+  /** Connections that are accepted or being checked, and CONNECTs that wait for their turn. */
+  get load(): { open: number; waiting: number } {
+    const { underWay, waiting } = this.handshakes;
+    return { open: this.sessions.size + underWay, waiting };
+  }
+
+  /** Nobody is let in any more; who has not sent a CONNECT is closed. */
+  close(): void {
+    this.isClosed = true;
+    for (const gate of this.connecting) gate.destroy();
+  }
+
+  /** Nobody is let in any more, and no CONNECT that waits gets its turn. */
+  stop(): void {
+    this.isClosed = true;
+    this.handshakes.stop();
+  }
+
+  /** The connection is accepted: another one may have its turn. Returns what its CONNECT said. */
+  accepted(gate: Gate): ConnectInfo | undefined {
+    this.handshakes.done(gate);
+    return this.connects.get(gate);
+  }
+
+  /** A connection was accepted by the system. */
+  arrive(socket: Socket): void {
+    const { counters, rules, connectionsMax, handshakesWaitingMax } = this.options;
+    const address = rules.addressKey(socket.remoteAddress);
+    const refused = address === undefined ? undefined : rules.arrives(address);
+    const most = connectionsMax + handshakesWaitingMax + REFUSED_MAX;
+    if (this.isClosed || refused !== undefined || this.gates.size >= most) {
+      countRefused(
+        this.options.counters,
+        refused ?? (this.gates.size >= most ? 'CONNECTIONS_MAX' : 'STOPPING'),
+      );
+      // Nothing is read of it and nothing said: the cheapest end there is.
+      socket.resetAndDestroy();
+      return;
+    }
+    const gate = new Gate(socket, this.handler, this.options.gate);
+    if (address !== undefined) this.addressOf.set(gate, address);
+    this.gates.add(gate);
+    this.connecting.add(gate);
+    this.cutUnfinished();
+    counters.connections++;
+    counters.connectionsTotal++;
+    gate.once('close', () => {
+      this.gates.delete(gate);
+      this.connecting.delete(gate);
+      this.handshakes.done(gate);
+      counters.connections--;
+    });
+  }
+
+  /** Its CONNECT has come. */
+  connect(gate: Gate, body: Buffer): void {
+    this.connecting.delete(gate);
+    const summary = readConnect(body);
+    const version = summary?.version ?? 4;
+    const refused = this.refusal() ?? this.options.rules.claimed(summary?.username);
+    if (refused !== undefined) {
+      this.refuseConnect(gate, version, refused);
+      return;
+    }
+    if (version === 5) {
+      countRefused(this.options.counters, 'PROTOCOL_VERSION');
+      gate.refuse(refusingConnack(version, 'version', 'MQTT 3.1.1 is spoken here'));
+      return;
+    }
+    const waits = this.handshakes.offer(gate, () => {
+      this.admit(gate);
+    });
+    if (!waits) {
+      const expected = `at most ${this.options.handshakesWaitingMax} that wait`;
+      this.refuseConnect(gate, version, { code: 'CONNECTS_WAITING', expected });
+    }
+  }
+
+  /** Why nobody at all is let in now. */
+  private refusal(): Refused | undefined {
+    const { overload, connectionsMax } = this.options;
+    if (this.isClosed) return { code: 'STOPPING', expected: 'another gateway' };
+    if (overload.level === 'refuse') {
+      const retryAfterMs = overload.refuseDwellMs;
+      return { code: 'OVERLOADED', expected: 'a wait', retryAfterMs };
+    }
+    if (this.load.open < connectionsMax) return undefined;
+    return { code: 'CONNECTIONS_MAX', expected: `at most ${connectionsMax} connections` };
+  }
+
+  private refuseConnect(gate: Gate, version: number, refused: Refused): void {
+    this.noteRefused(refused);
+    const { retryAfterMs } = refused;
+    gate.refuse(refusingConnack(version, answerOf(refused), reasonOf(refused), retryAfterMs));
+  }
+
+  private noteRefused({ code, expected, device }: Refused): void {
+    countRefused(this.options.counters, code);
+    if (device !== undefined) this.options.overload.refused(device, code, expected);
+  }
+
+  /**
+   * Connections that send nothing, or a CONNECT that never ends, would take all places for the whole
+   * connectTimeout. Who means it sends the CONNECT at once, so the oldest without one are closed.
+   */
+  private cutUnfinished(): void {
+    for (const gate of this.connecting) {
+      if (this.connecting.size <= this.options.connectingMax) return;
+      this.connecting.delete(gate);
+      if (!gate.connecting) continue;
+      countRefused(this.options.counters, 'CONNECTING_MAX');
+      gate.destroy();
+    }
+  }
+
+  /** The broker has read the CONNECT. */
+  preConnect(
+    client: Client,
+    packet: ConnectPacket,
+    done: (error: Error | null, success: boolean) => void,
+  ): void {
+    const { clientId, username } = packet;
+    // [MQTT-3.1.3-8] an empty id needs a clean session
+    if (clientId.length > CLIENT_ID_MAX || (clientId === '' && !packet.clean)) {
+      gateOf(client).socket.write(IDENTIFIER_REJECTED);
+      countRefused(this.options.counters, 'IDENTIFIER_REJECTED');
+      done(new Error('identifier rejected'), false);
+      return;
+    }
+    // Ids are namespaced by the name that is authenticated next, so that no device can take over another's.
+    packet.clientId = `${username ?? ''}/${clientId === '' ? randomUUID() : clientId}`;
+    const keepAliveMax = Math.min(65_535, Math.floor(this.options.keepAliveMaxMs / 1_000));
+    packet.keepalive = Math.min(packet.keepalive || keepAliveMax, keepAliveMax);
+    const gate = gateOf(client);
+    this.connects.set(gate, connectInfo(packet, clientId, gate.socket as Socket));
+    this.keepWill(client, packet);
+    done(null, true);
+  }
+
+  /** A will may only go to the device's own state topic; another is dropped, and the device told. */
+  private keepWill(client: Client, packet: ConnectPacket): void {
+    const { will } = packet;
+    if (will === undefined) return;
+    const [tenant = '', device = ''] = (packet.username ?? '').split('/');
+    const topic = decodeTopic(Buffer.from(will.topic, 'utf8'));
+    if (topic !== undefined && publishChannel(topic, tenant, device) === 'state') return;
+    const refused: Publish = {
+      topic: will.topic,
+      channel: undefined,
+      payload: Buffer.from(will.payload),
+      payloadBytes: will.payload.length,
+      qos: 0,
+      retain: false,
+    };
+    delete packet.will;
+    client.once('connected', () => {
+      const session = this.sessions.of(gateOf(client));
+      if (session === undefined) return;
+      this.options.ingest.reject(
+        session,
+        refused,
+        refuse('WILL_NOT_ALLOWED', { actual: refused.topic }),
+        () => {},
+      );
+    });
+  }
+
+  /** Resolves to what CONNACK shall say, undefined when the client is who it claims to be. */
+  async authenticate(
+    client: Client,
+    username: string | undefined,
+    password: Buffer | undefined,
+  ): Promise<AuthenticateError | undefined> {
+    const gate = gateOf(client);
+    const proven = await this.options.verifier.verify({ username, password });
+    // It gave up while it was verified: nobody would ever take its session away again.
+    if (gate.destroyed) return authenticateError();
+    const entry = proven && this.options.directory.device(proven.tenant, proven.device);
+    // The secret may have changed while it was verified.
+    if (proven === undefined || entry?.secretHash !== proven.secretHash) {
+      countRefused(this.options.counters, 'BAD_CREDENTIALS');
+      this.options.rules.failed(this.addressOf.get(gate));
+      return authenticateError(BAD_CREDENTIALS);
+    }
+    const { secretHash, ...identity } = proven;
+    const refused = this.options.rules.proven(
+      identity,
+      this.sessions.isTakeover(identity, client.id),
+    );
+    if (refused !== undefined) {
+      this.noteRefused(refused);
+      return authenticateError();
+    }
+    const connection = {
+      send: (channel: SubscribeChannel, payload: string) =>
+        deliver(client, identity, channel, payload),
+      end: (reason: string) => gate.cut(reason),
+    };
+    const own = this.options.ingest.target(identity);
+    const { overload } = this.options;
+    const usage = overload.book.open(identity.tenant, identity.device);
+    gate.turn = overload.admission.turn(usage, () => gate.resumeReading());
+    gate.backfill = overload.backfill.turn(usage, () => gate.resumeReading());
+    const session = new Session({
+      identity,
+      clientId: client.id,
+      connection,
+      own,
+      secretHash,
+      usage,
+      admission: { turn: gate.turn, backfill: gate.backfill },
+    });
+    this.sessions.add(gate, session);
+    gate.once('close', () => overload.book.close(usage));
+    return undefined;
+  }
+}
+
+/** Counts a connection that was refused, or closed for what its peer did. */
+export function countRefused({ refusedConnections }: GatewayCounters, reason: string): void {
+  refusedConnections.set(reason, (refusedConnections.get(reason) ?? 0) + 1);
+}
+
+export function authenticateError(returnCode = FAILED): AuthenticateError {
+  return Object.assign(new Error('not authenticated'), { returnCode });
+}
