@@ -5,12 +5,12 @@
  * `-- --json FILE` writes the figures, `--only a,b` runs some parts of cpu, stages, visible, rate, outage.
  */
 import { writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import { measureOutage } from './distributed-outage.ts';
 import { type DistributedPath, openPath } from './distributed-path.ts';
 import { measureRate, type RateFigures, searchRate } from './distributed-rate.ts';
 import { profileThreads } from './distributed-stages.ts';
 import { measureVisible } from './distributed-visible.ts';
+import { benchOptions, JSON_FILE } from './options.ts';
 import { servicePids, servicesOfEnvironment } from './services.ts';
 
 const DEVICES = 50;
@@ -18,13 +18,11 @@ const OUTAGE_SECONDS = 60;
 const OUTAGE_RATE = 5_000;
 const PROFILE_SECONDS = 15;
 
-const { values } = parseArgs({
-  options: {
-    json: { type: 'string' },
-    only: { type: 'string', default: 'cpu,stages,visible,rate,outage' },
-    seconds: { type: 'string', default: '60' },
-    rate: { type: 'string', default: '15000' },
-  },
+const values = benchOptions('bench:distributed', {
+  json: JSON_FILE,
+  only: ['cpu,stages,visible,rate,outage', 'parts'],
+  seconds: ['60', 'of the longer parts'],
+  rate: ['15000', 'readings/s at which CPU is counted'],
 });
 const parts = new Set(values.only.split(','));
 const seconds = Number(values.seconds);
@@ -46,7 +44,7 @@ try {
   await path.close();
 }
 if (parts.has('stages')) await showStages();
-if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+if (values.json !== '') writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 
 async function measureAll(of: DistributedPath): Promise<void> {
   sent += (await measureRate(of, rate, 5)).sent;

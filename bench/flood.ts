@@ -5,21 +5,19 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { CpuCap } from './cpu-cap.ts';
 import { benchDominoes, type DominoFigures } from './flood-dominoes.ts';
 import { benchHerd } from './flood-herd.ts';
 import { benchNeighbour, type NeighbourFigures } from './flood-neighbour.ts';
 import { benchOverload } from './flood-overload.ts';
+import { benchOptions, JSON_FILE } from './options.ts';
 import { type Plot, svgOf } from './plot.ts';
 
-const { values } = parseArgs({
-  options: {
-    json: { type: 'string' },
-    plots: { type: 'string' },
-    only: { type: 'string', default: 'overload,neighbour,herd,dominoes' },
-    seconds: { type: 'string', default: '60' },
-  },
+const values = benchOptions('bench:flood', {
+  json: JSON_FILE,
+  plots: ['', 'write plots over time as SVG to this folder'],
+  only: ['overload,neighbour,herd,dominoes', 'parts'],
+  seconds: ['60', 'of the floods'],
 });
 const figures: Record<string, unknown> = { node: process.version, at: new Date().toISOString() };
 const seconds = Number(values.seconds);
@@ -35,8 +33,7 @@ for (const name of values.only.split(',')) {
   if (part === undefined) throw new Error(`there is no part ${name}`);
   await part();
   // After each, so that a part that fails takes none of the others along.
-  if (values.json !== undefined)
-    writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+  if (values.json !== '') writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 }
 
 async function overloaded(): Promise<void> {
@@ -104,7 +101,7 @@ async function behindBalancer(): Promise<void> {
 }
 
 function draw(name: string, plot: Plot): void {
-  if (values.plots !== undefined) writeFileSync(join(values.plots, `${name}.svg`), svgOf(plot));
+  if (values.plots !== '') writeFileSync(join(values.plots, `${name}.svg`), svgOf(plot));
 }
 
 function line(what: string, figure: string): void {

@@ -3,20 +3,18 @@
  * single absolute time says little. `-- --json FILE` writes the figures, `--only a,b` runs some parts.
  */
 import { writeFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import { benchBackfill } from './backfill.ts';
 import { benchInflux } from './influxdb.ts';
 import { benchIngest } from './ingest.ts';
+import { benchOptions, JSON_FILE } from './options.ts';
 import { benchEndToEnd, benchIdle, benchVisible } from './program.ts';
 
-const { values } = parseArgs({
-  options: {
-    json: { type: 'string' },
-    only: { type: 'string', default: 'ingest,endToEnd,idle,visible,influxdb' },
-    seconds: { type: 'string', default: '60' },
-    rate: { type: 'string', default: '30000' },
-    influxRate: { type: 'string', default: '15000' },
-  },
+const values = benchOptions('bench', {
+  json: JSON_FILE,
+  only: ['ingest,endToEnd,idle,visible,influxdb', 'parts, of these and backfill'],
+  seconds: ['60', 'of the longer parts'],
+  rate: ['30000', 'readings/s of the whole path'],
+  influxRate: ['15000', 'readings/s of the part influxdb'],
 });
 const parts = new Set(values.only.split(','));
 const figures: Record<string, unknown> = { node: process.version, at: new Date().toISOString() };
@@ -100,7 +98,7 @@ if (parts.has('influxdb')) {
     line('InfluxDB: memory', `${sustained.rssMiB.toFixed(0)} MiB`);
   }
 }
-if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
+if (values.json !== '') writeFileSync(values.json, `${JSON.stringify(figures, null, 2)}\n`);
 
 function line(what: string, figure: string): void {
   console.log(`${what.padEnd(48)} ${figure}`);
