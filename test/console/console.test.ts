@@ -61,8 +61,8 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
       foreign.push(request.url());
   });
   await page.goto(`http://127.0.0.1:${spillway.httpPort}/`);
-  await page.getByText('VALUE_KIND').waitFor();
-  await page.getByRole('cell', { name: 'd1', exact: true }).waitFor();
+  await page.locator('#codes').getByText('VALUE_KIND').waitFor();
+  await page.locator('#devices').getByRole('cell', { name: 'd1', exact: true }).waitFor();
   assert.equal((await page.locator('#connections').textContent())?.trim(), '1');
   assert.match((await page.locator('#state').textContent()) ?? '', /ready/i);
   const listed = page.locator('#devices tr', { hasText: 'd1' });
