@@ -49,10 +49,6 @@ export const ERRORS = {
     next: 'Another Spillway uses this data directory; stop it or set data.dir.',
   },
   LISTEN_FAILED: { retryable: true, next: 'Free the port, or set another one.' },
-  LISTEN_EXPOSED: {
-    retryable: false,
-    next: 'Listen on loopback, or allow it in the configuration.',
-  },
   QUERY_INVALID: { retryable: false, next: 'Correct the parameter named.' },
   QUERY_TOO_LARGE: {
     retryable: false,

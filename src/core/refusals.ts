@@ -21,7 +21,7 @@ export const REFUSALS = {
   TS_INVALID: 'The time is neither milliseconds since the epoch nor ISO 8601 with a zone.',
   TS_SECONDS: 'The time seems to be in seconds; send milliseconds since the epoch.',
   TS_FUTURE: 'The time lies too far ahead of the gateway; check the clock of the device.',
-  TS_PAST: 'The time lies too far back; raw data of that age is no longer kept.',
+  TS_PAST: 'The time lies further back than the type allows, or than raw readings are kept.',
   SEQ_INVALID: 'The sequence number is not a whole number from 0 to 2^53 - 1.',
   TYPE_UNKNOWN: "The device's type is not declared in the configuration; tell the operator.",
   DEVICE_NOT_ALLOWED: 'The credentials do not allow readings of this device.',
