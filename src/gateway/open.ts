@@ -10,7 +10,8 @@ import { Ingest } from './ingest.ts';
 import { ConnectRules } from './overload/connect-rules.ts';
 import { Overload } from './overload/overload.ts';
 import type { Readings } from './overload/signals.ts';
-import { Gateway, type GatewayLogger } from './server.ts';
+import type { GatewayLogger } from './reception.ts';
+import { Gateway } from './server.ts';
 
 export interface OpenGatewayOptions {
   config: Pick<Config, 'gateway' | 'types' | 'overload' | 'backfill' | 'quotas' | 'log'>;

@@ -24,6 +24,12 @@ const FAILED = 3;
 const IDENTIFIER_REJECTED = Buffer.from([0x20, 2, 0, 2]);
 /** Sockets beyond those that may connect and wait: they are there to be refused, politely. */
 const REFUSED_MAX = 1_000;
+const TOLD_EVERY_MS = 10_000;
+
+export interface GatewayLogger {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
 
 export interface ReceptionOptions {
   connectionsMax: number;
@@ -40,6 +46,7 @@ export interface ReceptionOptions {
   directory: Directory;
   verifier: CredentialVerifier;
   counters: GatewayCounters;
+  logger: GatewayLogger;
 }
 
 export interface ReceptionParts {
@@ -67,6 +74,8 @@ export class Reception {
   private readonly handshakes: Handshakes<Gate>;
   /** What the address of a connection counts as, where it counts. */
   private readonly addressOf = new WeakMap<Gate, string>();
+  /** When a refusal was last logged, by its code. */
+  private readonly told = new Map<string, number>();
   private isClosed = false;
 
   constructor(options: ReceptionOptions, { sessions, handler, admit }: ReceptionParts) {
@@ -183,6 +192,15 @@ export class Reception {
   private noteRefused({ code, expected, device }: Refused): void {
     countRefused(this.options.counters, code);
     if (device !== undefined) this.options.overload.refused(device, code, expected);
+    this.tell(code, { device: device?.key, expected });
+  }
+
+  /** All are counted; of each kind one in a while is logged, so that a flood of them is none of lines. */
+  private tell(code: string, fields: object): void {
+    const now = performance.now();
+    if (now - (this.told.get(code) ?? Number.NEGATIVE_INFINITY) < TOLD_EVERY_MS) return;
+    this.told.set(code, now);
+    this.options.logger.warn({ code, ...fields }, 'a connection was refused');
   }
 
   /**
@@ -227,7 +245,7 @@ export class Reception {
   private keepWill(client: Client, packet: ConnectPacket): void {
     const { will } = packet;
     if (will === undefined) return;
-    const [tenant = '', device = ''] = (packet.username ?? '').split('/');
+    const [tenant, device] = nameOf(packet.username);
     const topic = decodeTopic(Buffer.from(will.topic, 'utf8'));
     if (topic !== undefined && publishChannel(topic, tenant, device) === 'state') return;
     const refused: Publish = {
@@ -265,6 +283,10 @@ export class Reception {
     // The secret may have changed while it was verified.
     if (proven === undefined || entry?.secretHash !== proven.secretHash) {
       countRefused(this.options.counters, 'BAD_CREDENTIALS');
+      // Only names that are known here: what else stands in that place may be a secret.
+      const known = this.options.directory.device(...nameOf(username)) !== undefined;
+      const address = this.addressOf.get(gate);
+      this.tell('BAD_CREDENTIALS', { address, ...(known && { device: username }) });
       this.options.rules.failed(this.addressOf.get(gate));
       return authenticateError(BAD_CREDENTIALS);
     }
@@ -305,6 +327,11 @@ export class Reception {
 /** Counts a connection that was refused, or closed for what its peer did. */
 export function countRefused({ refusedConnections }: GatewayCounters, reason: string): void {
   refusedConnections.set(reason, (refusedConnections.get(reason) ?? 0) + 1);
+}
+
+function nameOf(username = ''): [tenant: string, device: string] {
+  const [tenant = '', device = ''] = username.split('/', 2);
+  return [tenant, device];
 }
 
 export function authenticateError(returnCode = FAILED): AuthenticateError {

@@ -26,17 +26,11 @@ import { SessionMemory } from './session-memory.ts';
 import { Sessions } from './sessions.ts';
 import { publishChannel, subscribeChannel } from './topics.ts';
 
-export interface GatewayLogger {
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-}
-
 export interface GatewayOptions extends ReceptionOptions {
   host: string;
   port: number;
   fastPath: boolean;
   connectTimeoutMs: number;
-  logger: GatewayLogger;
   /** True while sockets should not be read. */
   saturated: () => boolean;
   /** Time from the bytes of a QoS 1 publish to its PUBACK, ms. */

@@ -62,6 +62,24 @@ test('who can not prove who it is gets CONNACK 4, whatever is wrong with it', as
   assert.deepEqual(await events(fixture), []);
 });
 
+test('a wrong secret is logged with the device, and neither it nor a name that nobody has', async (t) => {
+  const linesOf = async (claim: (secret: string) => [username: string, password: string]) => {
+    const lines: string[] = [];
+    const fixture = await createGateway(t);
+    const { options } = fixture.gateway as unknown as {
+      options: { logger: { warn(fields: object): void } };
+    };
+    options.logger = { ...options.logger, warn: (fields) => lines.push(JSON.stringify(fields)) };
+    const { client } = await connect(fixture, ...claim(add(fixture, 'd1')));
+    await client.ended();
+    return lines;
+  };
+  const wrong = await linesOf(() => ['acme/d1', 'guessed-secret']);
+  assert.deepEqual(wrong, ['{"code":"BAD_CREDENTIALS","device":"acme/d1"}']);
+  const swapped = await linesOf((secret) => [secret, 'acme/d1']);
+  assert.deepEqual(swapped, ['{"code":"BAD_CREDENTIALS"}']);
+});
+
 test('a client id that is too long, or empty for a kept session, is rejected with CONNACK 2', async (t) => {
   const fixture = await createGateway(t);
   const secret = add(fixture, 'd1');
