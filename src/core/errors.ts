@@ -7,7 +7,10 @@ export const ERRORS = {
   CONFIG_INVALID: { retryable: false, next: 'Correct the configuration at the place named.' },
   CONFIG_NOT_FOUND: { retryable: false, next: 'Give an existing file with --config.' },
   NAME_INVALID: { retryable: false, next: 'Use 1 to 64 of A-Z a-z 0-9 _ -.' },
-  TYPE_UNKNOWN: { retryable: false, next: 'Declare the device type under `types` first.' },
+  TYPE_UNKNOWN: {
+    retryable: false,
+    next: 'Declare the device type under `types` first, in the file that --config names.',
+  },
   DEVICE_EXISTS: { retryable: false, next: 'Remove the device first, or choose another name.' },
   DEVICE_UNKNOWN: { retryable: false, next: 'List the devices with `spillway device list`.' },
   IMPORT_INVALID: { retryable: false, next: 'Correct the CSV at the line named.' },
@@ -48,7 +51,10 @@ export const ERRORS = {
     retryable: false,
     next: 'Another Spillway uses this data directory; stop it or set data.dir.',
   },
-  LISTEN_FAILED: { retryable: true, next: 'Free the port, or set another one.' },
+  LISTEN_FAILED: {
+    retryable: true,
+    next: 'Free the port, or set another one: `gateway.mqtt.port`, `http.port`.',
+  },
   QUERY_INVALID: { retryable: false, next: 'Correct the parameter named.' },
   QUERY_TOO_LARGE: {
     retryable: false,
