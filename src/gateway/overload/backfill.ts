@@ -109,7 +109,7 @@ export class BackfillBudget {
     }
     turn.isHeld = true;
     this.queue.add(turn);
-    if (!this.stopped) this.timer ??= setTimeout(() => this.look(), LOOK_MS);
+    this.lookLater();
   }
 
   leave(turn: BackfillTurn): void {
@@ -148,9 +148,12 @@ export class BackfillBudget {
       this.queue.delete(turn);
       turn.grant(readings);
     }
-    if (this.queue.size > 0 && !this.stopped) {
-      this.timer = setTimeout(() => this.look(), LOOK_MS);
-    }
+    if (this.queue.size > 0) this.lookLater();
+  }
+
+  /** Turns that were given may have asked for it already. */
+  private lookLater(): void {
+    if (!this.stopped) this.timer ??= setTimeout(() => this.look(), LOOK_MS);
   }
 
   private tenantBucket(tenant: TenantUsage): Bucket {

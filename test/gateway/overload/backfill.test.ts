@@ -16,10 +16,14 @@ function setUp(
 ) {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const clock = new ManualClock(1_000);
-  const now = () => clock.now();
+  /** `looks`: at the clock. */
+  const state = { waiting: 0, looks: 0 };
+  const now = () => {
+    state.looks += 1;
+    return clock.now();
+  };
   const quotaOf = quotasOf(configSchema.parse({}));
   const book = new UsageBook({ quotaOf, idleMax: 10, now });
-  const state = { waiting: 0 };
   const budget = new BackfillBudget(
     {
       ...{ readingsPerSecond: 1_000, tenantReadingsPerSecond: 1_000, waitingMax: 5_000 },
@@ -78,6 +82,16 @@ test('those that wait share the budget, whoever came first and however much each
     'all',
   );
   for (const each of got) within(each, 3_400, 4_600, 'each');
+});
+
+test('turns are given once in a while, however many wait and for how long', (t) => {
+  const { sender, pass, state } = setUp(t);
+  for (const name of ['d1', 'd2', 'd3', 'd4']) sender('acme', name).send();
+  pass(3_000);
+  state.looks = 0;
+  pass(1_000);
+  // 50 times, at each of those that wait.
+  within(state.looks, 50, 1_000, 'looks at the clock in a second');
 });
 
 test("a tenant's rate bounds its devices together, and leaves others theirs", (t) => {
