@@ -3,7 +3,7 @@ import { SpillwayError } from '../core/errors.ts';
 import { crossChecks } from './cross-checks.ts';
 import { applySettings, readEnvironment, type Setting } from './environment.ts';
 import { CONFIG_SHAPE, formatKey, type KeyPath } from './keys.ts';
-import { configInvalid, findings, type Problem } from './problems.ts';
+import { configInvalid, type Finding, findings, type Problem } from './problems.ts';
 import { type Config, configSchema } from './schema.ts';
 import { isPlainMap, type Position, parseYaml, type YamlSource } from './yaml-source.ts';
 
@@ -31,28 +31,61 @@ export function loadConfig(options: LoadOptions): { config: Config; sources: Sou
   const yaml = file === undefined ? undefined : parseYaml(file, read(file), CONFIG_SHAPE);
   const environment = readEnvironment(options.env);
   const problems = [...(yaml?.problems ?? []), ...environment.problems];
-  if (yaml !== undefined && yaml.problems.length > 0) throw configInvalid(problems);
+  if (yaml !== undefined && yaml.value === undefined) throw configInvalid(problems);
 
   const input = isPlainMap(yaml?.value) ? yaml.value : {};
   applySettings(input, environment.settings);
   const places = new Places(file, yaml, environment.settings);
-  const result = configSchema.safeParse(input);
-  if (!result.success) {
-    const found = result.error.issues.flatMap((issue) => findings(issue, input));
-    problems.push(
-      ...found.map(({ path, at, what }) => ({
-        where: places.of([path], at),
-        key: formatKey(path),
-        what,
-      })),
-    );
-    throw configInvalid(problems);
+  const { config, found, left } = check(input);
+  for (const { path, at, what } of found) {
+    problems.push({ where: places.of([path], at), key: formatKey(path), what });
   }
-  for (const { paths, what } of crossChecks(result.data)) {
+  for (const { paths, what } of crossChecks(config)) {
+    if (paths.some((path) => left.some((other) => isWithin(path, other) || isWithin(other, path))))
+      continue;
     problems.push({ where: places.of(paths, 'value'), key: formatKey(paths[0]), what });
   }
   if (problems.length > 0) throw configInvalid(problems);
-  return { config: result.data, sources: places.sources() };
+  return { config, sources: places.sources() };
+}
+
+/**
+ * The configuration with what is wrong left out, so that the rest can still be compared and all findings come
+ * at once; `left` are the keys of which nothing is known then. `input` is not changed.
+ */
+function check(input: Record<string, unknown>): {
+  config: Config;
+  found: Finding[];
+  left: KeyPath[];
+} {
+  const found: Finding[] = [];
+  const left: KeyPath[] = [];
+  const rest = structuredClone(input);
+  for (;;) {
+    const result = configSchema.safeParse(rest);
+    if (result.success) return { config: result.data, found, left };
+    const now = result.error.issues.flatMap((issue) => findings(issue, rest));
+    if (left.length === 0) found.push(...now);
+    for (const { path } of now) left.push(leaveOut(rest, path));
+  }
+}
+
+/**
+ * Takes the value of a path out of `map`, or of the nearest key around it that is there: of a list the whole
+ * list, of a key that is missing the map that lacks it. Each call makes the map smaller. Returns the key's path.
+ */
+function leaveOut(map: Record<string, unknown>, path: KeyPath): KeyPath {
+  let holder = map;
+  let key = String(path[0]);
+  let depth = 1;
+  for (let inner = holder[key]; isPlainMap(inner) && depth < path.length; inner = holder[key]) {
+    if (!Object.hasOwn(inner, String(path[depth]))) break;
+    holder = inner;
+    key = String(path[depth]);
+    depth++;
+  }
+  delete holder[key];
+  return path.slice(0, depth);
 }
 
 function read(file: string): Uint8Array {

@@ -1,4 +1,12 @@
-import { isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from 'yaml';
+import {
+  type ErrorCode,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  parseDocument,
+} from 'yaml';
 import { formatKey, type KeyPath, type Shape } from './keys.ts';
 import type { Problem } from './problems.ts';
 
@@ -10,7 +18,7 @@ export interface Position {
 
 /** A configuration text as plain values, with the place of each. */
 export interface YamlSource {
-  /** A map where the shape is one; undefined while there are problems. */
+  /** A map where the shape is one; undefined where the text is too broken to be one. */
   value: unknown;
   /** By {@link formatKey}; aliased parts have the place of the alias. */
   keys: Map<string, Position>;
@@ -22,6 +30,8 @@ const BYTES_MAX = 2 ** 20;
 /** An alias that stands for more than this many nodes in all is an attack or a mistake. */
 const ALIASES_MAX = 100;
 const DEPTH_MAX = 32;
+/** Errors after which the rest still says what it says. */
+const READABLE: ReadonlySet<ErrorCode> = new Set(['DUPLICATE_KEY', 'TAG_RESOLVE_FAILED']);
 
 /**
  * Parses YAML 1.2 (core schema, text keys, no custom tags, no merge keys). `name` is the file's name
@@ -52,12 +62,11 @@ export function parseYaml(name: string, bytes: Uint8Array, shape: Shape): YamlSo
       logLevel: 'error',
       lineCounter: lines,
     });
-    for (const error of [...document.errors, ...document.warnings]) {
-      fail(at(error.pos[0]), firstLine(error.message));
-    }
-    if (source.problems.length > 0) return source;
+    const errors = [...document.errors, ...document.warnings];
+    for (const error of errors) fail(at(error.pos[0]), firstLine(error.message));
+    if (errors.some(({ code }) => !READABLE.has(code))) return source;
     locate(document.contents, [], { source, place, at });
-    if (source.problems.length > 0) return source;
+    if (source.problems.length > errors.length) return source;
     const value: unknown = document.toJS({ maxAliasCount: ALIASES_MAX });
     source.value = withoutEmptyMaps(value, shape);
     if (shape.kind !== 'leaf' && !isPlainMap(source.value)) {
