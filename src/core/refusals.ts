@@ -1,5 +1,5 @@
 /**
- * Why a message is not taken: the codes of dead letters and receipts. A code is never reused for
+ * Why a message is not taken, and other codes of the gateway. A code is never reused for
  * another meaning; `docs/errors.md` lists all of them and is tested against this file.
  */
 export const REFUSALS = {
@@ -78,6 +78,52 @@ export const LIMITS = {
 } as const satisfies Record<string, string>;
 
 export type LimitCode = keyof typeof LIMITS;
+
+/** Why a socket is not read for a while: what `explain` calls `slowed`, beside {@link LIMITS}. */
+export const SLOWED_BY = {
+  INFLIGHT_MAX:
+    'As many publishes of the connection as are allowed wait for their acknowledgement.',
+  CONTROL_RATE: 'The device sends packets other than publishes faster than they are taken.',
+  BROKER_BEHIND: 'What the device sent before is still worked on.',
+  LOG_SATURATED: 'The log is slower than its input.',
+  OUTPUT_UNREAD: 'The device does not read what it is sent.',
+  BACKFILL_RATE: 'Old readings come faster than their budget.',
+} as const satisfies Record<string, string>;
+
+export type SlowedBy = keyof typeof SLOWED_BY;
+
+/** Why a connection ended or was refused, beside {@link LIMITS}. */
+export const CONNECTION_ENDS = {
+  DISCONNECT: 'The device said farewell.',
+  CLOSED_BY_DEVICE: 'The device closed the connection without a farewell.',
+  CONNECTION_LOST: 'The network broke the connection.',
+  KEEP_ALIVE: 'The device was silent for one and a half keep-alives.',
+  TAKEN_OVER: 'The device connected again with the same client id.',
+  REVOKED: 'The device was removed, or its secret changed.',
+  NOT_COMMITTED: 'A publish could not be written, so it was not acknowledged.',
+  CLOSED_BY_GATEWAY: 'The gateway closed the connection.',
+  BAD_CREDENTIALS: 'The username and password are not those of a device.',
+  IDENTIFIER_REJECTED: 'The client id is too long, or empty without a clean session.',
+  PROTOCOL_VERSION: 'The client speaks another version than MQTT 3.1.1.',
+  CONNECTING_MAX: 'Too many connections had not sent a CONNECT; this was the oldest of them.',
+  CONNECT_TOO_SLOW: 'It took too long until a CONNECT was accepted.',
+  PACKET_TOO_SLOW: 'A packet took too long to arrive.',
+  PACKET_TOO_LARGE: 'A packet was larger than the limit.',
+  PACKET_MALFORMED: 'A packet was not MQTT.',
+  PACKET_UNEXPECTED: 'A packet came that a client may not send, or not then.',
+} as const satisfies Record<string, string>;
+
+/** `STOPPING` is one of {@link LIMITS}: it refuses and ends. */
+export type ConnectionEnd = keyof typeof CONNECTION_ENDS | 'STOPPING';
+
+/** Why a dead letter can't be looked at again. */
+export const UNREADABLE = {
+  PAYLOAD_CUT: 'Only the beginning of the payload was kept.',
+  PAYLOAD_GONE: 'Nothing of the payload was kept.',
+  NO_TELEMETRY: 'It was no telemetry of the device.',
+} as const satisfies Record<string, string>;
+
+export type Unreadable = keyof typeof UNREADABLE;
 
 /** The kinds of a duplicate. */
 export const DUPLICATES = {

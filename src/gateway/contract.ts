@@ -1,4 +1,5 @@
 import type { DeadLetterRecord, Refusal, Values } from '../core/nouns.ts';
+import type { Unreadable } from '../core/refusals.ts';
 
 /** What others may ask of the gateway's checks. Types only. */
 
@@ -10,12 +11,6 @@ export type Examined = { device: string; type: string; typeVersion?: string } & 
   | { ts: number; seq: number | undefined; values: Values }
   | { refusal: Refusal; payload: Buffer }
 );
-
-/**
- * Why a letter can't be looked at again: only the beginning of its payload was kept, nothing was, or it
- * was no telemetry of the device.
- */
-export type Unreadable = 'PAYLOAD_CUT' | 'PAYLOAD_GONE' | 'NO_TELEMETRY';
 
 export type Examination = { items: Examined[] } | { unreadable: Unreadable };
 

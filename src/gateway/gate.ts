@@ -1,4 +1,5 @@
 import { Duplex } from 'node:stream';
+import type { ConnectionEnd, SlowedBy } from '../core/refusals.ts';
 import {
   type FrameLimits,
   FrameReader,
@@ -39,17 +40,6 @@ export interface GateHandler {
   /** True while no socket should be read. */
   readonly saturated: boolean;
 }
-
-/**
- * Why a socket is not read: publishes wait for their acknowledgement, other packets came too fast, the
- * broker is behind, the log is, or the device doesn't read what it is sent.
- */
-export type SlowedBy =
-  | 'INFLIGHT_MAX'
-  | 'CONTROL_RATE'
-  | 'BROKER_BEHIND'
-  | 'LOG_SATURATED'
-  | 'OUTPUT_UNREAD';
 
 export interface PublishPacket {
   /** Undefined: no valid topic. */
@@ -131,7 +121,7 @@ export class Gate extends Duplex implements FrameSink {
   private held = false;
   private ended = false;
   /** Why the connection ended, as far as it is known. */
-  endedBy: string | undefined;
+  endedBy: ConnectionEnd | undefined;
   private brokerBehind = false;
   private acks: number[] = [];
   private lastAlive = 0;
@@ -171,7 +161,7 @@ export class Gate extends Duplex implements FrameSink {
   }
 
   /** Ends the connection; `reason` counts unless there is one already. */
-  cut(reason: string): void {
+  cut(reason: ConnectionEnd): void {
     this.endedBy ??= reason;
     this.destroy();
   }

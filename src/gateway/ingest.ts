@@ -1,6 +1,12 @@
 import type { Clock } from '../core/clock.ts';
 import type { DeadLetterRecord, DeviceType, Refusal, Values } from '../core/nouns.ts';
-import type { RefusalCode, ShedReason } from '../core/refusals.ts';
+import type {
+  ConnectionEnd,
+  LimitCode,
+  RefusalCode,
+  ShedReason,
+  SlowedBy,
+} from '../core/refusals.ts';
 import type { AppendRequest, LogAppender } from '../log/contract.ts';
 import { encodeRecord, NO_TALLY, tallyKey } from '../log/record.ts';
 import { countIn, type GatewayCounters } from '../ops/counters.ts';
@@ -202,7 +208,7 @@ export class Ingest {
     session.opened = { ...info, since, endedAt: null, reason: '' };
   }
 
-  ended({ own, opened }: Session, reason: string): void {
+  ended({ own, opened }: Session, reason: ConnectionEnd): void {
     const history = this.historyOf(own);
     if (history === undefined || opened === undefined) return;
     history.lastConnection = { ...opened, endedAt: this.options.clock.now(), reason };
@@ -276,7 +282,7 @@ export class Ingest {
   }
 
   /** A limit keeps a connection from being read. `limit`: its code. */
-  slowed(session: Session, limit: string): void {
+  slowed(session: Session, limit: SlowedBy | LimitCode): void {
     this.note(session.own, decision('slowed', limit), this.options.clock.now());
   }
 

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import type { AuthenticateError, Client, ConnectPacket } from 'aedes';
+import type { ConnectionEnd, LimitCode } from '../core/refusals.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
 import { gateOf } from './broker.ts';
@@ -302,7 +303,7 @@ export class Reception {
     const connection = {
       send: (channel: SubscribeChannel, payload: string) =>
         deliver(client, identity, channel, payload),
-      end: (reason: string) => gate.cut(reason),
+      end: (reason: ConnectionEnd) => gate.cut(reason),
     };
     const own = this.options.ingest.target(identity);
     const { overload } = this.options;
@@ -325,7 +326,10 @@ export class Reception {
 }
 
 /** Counts a connection that was refused, or closed for what its peer did. */
-export function countRefused({ refusedConnections }: GatewayCounters, reason: string): void {
+export function countRefused(
+  { refusedConnections }: GatewayCounters,
+  reason: ConnectionEnd | LimitCode,
+): void {
   refusedConnections.set(reason, (refusedConnections.get(reason) ?? 0) + 1);
 }
 

@@ -4,12 +4,13 @@ import type { AuthenticateError, Client, ConnectPacket, PublishPacket, Subscript
 import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
+import type { SlowedBy } from '../core/refusals.ts';
 import { feedKeepAlive, gateOf, ProtocolBroker } from './broker.ts';
 import { farewell } from './connect-packet.ts';
 import type { DeviceView } from './contract.ts';
 import { takeOnce } from './exactly-once.ts';
 import type { ViolationReason } from './frames.ts';
-import type { Gate, GateHandler, PublishPacket as GatePublish, SlowedBy } from './gate.ts';
+import type { Gate, GateHandler, PublishPacket as GatePublish } from './gate.ts';
 import type { Done, Publish } from './ingest.ts';
 import { Farewells } from './overload/farewells.ts';
 import type { Overload } from './overload/overload.ts';

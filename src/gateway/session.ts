@@ -1,3 +1,4 @@
+import type { ConnectionEnd } from '../core/refusals.ts';
 import { encodeReading, readingPrefix, tallyKey } from '../log/record.ts';
 import type { Identity } from '../tenants/contract.ts';
 import type { ConnectionView } from './contract.ts';
@@ -80,7 +81,7 @@ export class Target {
 export interface Connection {
   /** Sends a message to the device; false when it does not listen or reads too slowly. */
   send(channel: SubscribeChannel, payload: string): boolean;
-  end(reason: string): void;
+  end(reason: ConnectionEnd): void;
 }
 
 const HELD_RECEIPTS_MAX = 16;

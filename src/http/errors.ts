@@ -12,7 +12,7 @@ export const HTTP_ERRORS = {
   HEADERS_TOO_LARGE: { status: 431, next: 'Send fewer or shorter headers.' },
   DEVICE_OFFLINE: { status: 409, next: 'Send the command again when the device is connected.' },
   INTERNAL: { status: 500, next: 'Look at the log of Spillway; it holds the request id.' },
-  NOT_OFFERED: { status: 501, next: 'This process does not send commands.' },
+  NOT_OFFERED: { status: 501, next: 'Ask a process that has the role.' },
   BUSY: { status: 503, next: 'Ask again in a few seconds, or for less.' },
   TIMEOUT: { status: 503, next: 'Ask for less, or raise http.requestTimeout.' },
 } as const satisfies Record<string, { status: number; next: string }>;

@@ -1,9 +1,18 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ERRORS } from '../../src/core/errors.ts';
-import { DUPLICATES, LIMITS, REFUSALS, SHED_REASONS } from '../../src/core/refusals.ts';
+import {
+  CONNECTION_ENDS,
+  DUPLICATES,
+  LIMITS,
+  REFUSALS,
+  SHED_REASONS,
+  SLOWED_BY,
+  UNREADABLE,
+} from '../../src/core/refusals.ts';
+import { HTTP_ERRORS } from '../../src/http/errors.ts';
 
 const PAGE = readFileSync(join(import.meta.dirname, '../../docs/errors.md'), 'utf8');
 
@@ -25,9 +34,13 @@ function codes(heading: string): string[] {
 
 const SECTIONS: [string, Record<string, unknown>][] = [
   ['Errors', ERRORS],
+  ['HTTP', HTTP_ERRORS],
   ['Refusals', REFUSALS],
   ['Shed reasons', SHED_REASONS],
   ['Limits', LIMITS],
+  ['Held back', SLOWED_BY],
+  ['Ends of connections', CONNECTION_ENDS],
+  ['Unreadable letters', UNREADABLE],
   ['Duplicates', DUPLICATES],
 ];
 
@@ -57,4 +70,25 @@ test('the page has no table that nobody compares', () => {
     headings,
     SECTIONS.map(([heading]) => heading),
   );
+});
+
+/** What looks like a code and is shown to nobody: of Node, Fastify and the YAML parser, and variables. */
+const FOREIGN = /^(SPILLWAY|FST|HPE|ERR)_|^(DUPLICATE_KEY|TAG_RESOLVE_FAILED)$/;
+
+test('every code in the source is in a catalogue', () => {
+  const known = new Set(SECTIONS.flatMap(([, catalogue]) => Object.keys(catalogue)));
+  const root = join(import.meta.dirname, '../../src');
+  const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    // Kafka has names of its own for its errors.
+    .filter((name) => !name.startsWith(join('log', 'kafka')));
+  const strange = files.flatMap((name) => {
+    const found = readFileSync(join(root, name), 'utf8').matchAll(/'([A-Z]{2,}(?:_[A-Z]+)+)'/g);
+    return [...found]
+      .map(([, code = '']) => code)
+      .filter((code) => !known.has(code) && !FOREIGN.test(code))
+      .map((code) => `${name}: ${code}`);
+  });
+  assert.ok(files.length > 100);
+  assert.deepEqual(strange, []);
 });

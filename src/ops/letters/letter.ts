@@ -1,14 +1,8 @@
-import type { Examined, Unreadable } from '../../gateway/contract.ts';
+import type { Examined } from '../../gateway/contract.ts';
 import type { AppendRequest } from '../../log/contract.ts';
 import type { DeadLetterQuery } from '../../store/contract.ts';
 
 /** Dead letters as something to work on: what to work on, and what is needed for it. */
-
-export const UNREADABLE: Readonly<Record<Unreadable, string>> = {
-  PAYLOAD_CUT: 'Only the beginning of the payload was kept.',
-  PAYLOAD_GONE: 'Nothing of the payload was kept.',
-  NO_TELEMETRY: 'It was no telemetry of the device.',
-};
 
 /** Resolves when the records are durable. Rejects with LOG_FULL and LOG_SATURATED when they are not taken now. */
 export type Append = (request: AppendRequest) => Promise<void>;

@@ -1,7 +1,8 @@
 import type { Refusal, Values } from '../../core/nouns.ts';
+import { UNREADABLE } from '../../core/refusals.ts';
 import type { Examine } from '../../gateway/contract.ts';
 import type { StoredDeadLetter, StoreReader } from '../../store/contract.ts';
-import { formatLetterId, isTaken, type Selection, UNREADABLE } from './letter.ts';
+import { formatLetterId, isTaken, type Selection } from './letter.ts';
 import { selectLetters } from './select.ts';
 
 /** What a replay would do, without doing it. */
