@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { rolesArgument, sayHow } from './cli/arguments.ts';
 import { addAuditCommand } from './cli/audit.ts';
 import { configFile, print, readConfig, reportError } from './cli/context.ts';
 import { addDeadLetterCommands } from './cli/dead-letters.ts';
@@ -21,7 +22,7 @@ program
   .command('run')
   .description('run the gateway, the rollup worker and the HTTP server until Ctrl-C or SIGTERM')
   .option('--config <file>', 'configuration file')
-  .option('--roles <list>', 'some of gateway,rollup,http; default: as configured')
+  .option('--roles <list>', 'some of gateway,rollup,http; default: as configured', rolesArgument)
   .action(async (options) => {
     const { run } = await import('./cli/run.ts');
     await run(readConfig(options.config, { roles: options.roles }));
@@ -56,6 +57,8 @@ addReportCommand(program);
 addAuditCommand(program);
 addDeadLetterCommands(program);
 addExplainCommand(program);
+
+sayHow(program);
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(0);

@@ -3,14 +3,16 @@ import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
 import { ledgerFrom, retentionOf } from '../config/windows.ts';
 import { systemClock } from '../core/clock.ts';
+import { counted } from '../core/counted.ts';
 import { SpillwayError } from '../core/errors.ts';
-import { parseDuration } from '../core/units.ts';
 import { openConsumer, openStore, ROLLUP_GROUP } from '../engines.ts';
 import { auditJson, auditTable, recountJson, recountText } from '../ops/audit-format.ts';
 import { type Audit, assertBalanced, audit } from '../ops/ledger.ts';
 import { type Recount, recount } from '../ops/recount.ts';
 import type { StoreReader } from '../store/contract.ts';
+import { durationArgument, nameArgument } from './arguments.ts';
 import { print, readConfig } from './context.ts';
+import { requireTenant } from './known-tenant.ts';
 import { withRegistry } from './registry.ts';
 
 /** A look at every row takes as long as it takes; the account itself is read in seconds. */
@@ -23,8 +25,12 @@ export function addAuditCommand(program: Command): void {
     .description(
       'what became of every message: received = stored + dead-lettered + shed + duplicate + in flight; exits 1 on a difference',
     )
-    .option('--tenant <name>', 'one customer; default: all')
-    .option('--last <duration>', 'gateway time, in whole hours; default: as far back as it is kept')
+    .option('--tenant <name>', 'one customer; default: all', nameArgument)
+    .option(
+      '--last <duration>',
+      'gateway time, in whole hours; default: as far back as it is kept',
+      durationArgument,
+    )
     .addOption(
       new Option(
         '--by <what>',
@@ -42,7 +48,7 @@ export function addAuditCommand(program: Command): void {
     .action(async ({ config: file, tenant, last, ...options }) => {
       const config = readConfig(file);
       const now = systemClock.now();
-      const from = last === undefined ? undefined : now - durationOf(last);
+      const from = last === undefined ? undefined : now - last;
       const keptFrom = ledgerFrom(config, now);
       const isNarrow = tenant !== undefined && last !== undefined;
       const by = options.by ?? (options.byDevice ? 'device' : isNarrow ? 'hour' : 'tenant');
@@ -58,6 +64,9 @@ export function addAuditCommand(program: Command): void {
         });
         const proof =
           options.recount === true ? await prove(config, store, account, now) : undefined;
+        if (tenant !== undefined && account.rows.length === 0) {
+          await requireTenant(config, store, tenant);
+        }
         await print([textOf(account, proof, options.format)]);
         assertBalanced(account);
         assertProven(proof);
@@ -97,17 +106,6 @@ function assertProven(proof: Recount | undefined): void {
   const { length } = proof.differences;
   throw new SpillwayError(
     'AUDIT_UNBALANCED',
-    `The data differs from the ledger in ${length} lines.`,
+    `The data differs from the ledger in ${counted(length, 'line')}.`,
   );
-}
-
-function durationOf(text: string): number {
-  const ms = parseDuration(text);
-  if (ms === undefined) {
-    throw new SpillwayError(
-      'QUERY_INVALID',
-      `last: expected a duration such as 24h; got ${JSON.stringify(text)}.`,
-    );
-  }
-  return ms;
 }

@@ -1,4 +1,5 @@
 import { isUtf8 } from 'node:buffer';
+import { counted } from '../core/counted.ts';
 import type { GroupJson, LetterJson, ReplayJson } from '../http/letters-json.ts';
 import type { Trial, TriedReading } from '../ops/letters/trial.ts';
 import { alignedLines, printable } from '../reports/table.ts';
@@ -44,7 +45,10 @@ export function letterText(letter: LetterJson, payload: Buffer): string {
     ([name, value]) => `${name.padEnd(14)}${printable(String(value))}`,
   );
   const cut = payload.length < letter.payloadBytes ? ` of ${letter.payloadBytes}` : '';
-  lines.push('', `payload: ${payload.length}${cut} bytes`);
+  lines.push(
+    '',
+    `payload: ${cut === '' ? counted(payload.length, 'byte') : `${payload.length}${cut} bytes`}`,
+  );
   lines.push(isText(payload) ? printable(payload.toString('utf8')) : hexLines(payload).join('\n'));
   return text(lines);
 }
@@ -80,15 +84,20 @@ const total = (of: Record<string, number>): number =>
 
 type Outcome = Pick<Trial, 'letters' | 'taken' | 'refused' | 'unreadable' | 'givenUp' | 'readings'>;
 
-function outcomeLines(outcome: Outcome, verb: 'are' | 'would be'): string[] {
+function outcomeLines(outcome: Outcome, verb: (count: number) => string): string[] {
   const { letters, taken, refused, unreadable, givenUp, readings } = outcome;
-  const lines = [`${letters} letters: ${taken} ${verb} taken, with ${readings} readings.`];
+  const lines = [
+    `${counted(letters, 'letter')}: ${taken} ${verb(taken)} taken, with ${counted(readings, 'reading')}.`,
+  ];
   if (total(refused) > 0)
-    lines.push(`${total(refused)} ${verb} refused again: ${counts(refused)}.`);
+    lines.push(`${total(refused)} ${verb(total(refused))} refused again: ${counts(refused)}.`);
   if (total(unreadable) > 0) {
     lines.push(`${total(unreadable)} can't be looked at again: ${counts(unreadable)}.`);
   }
-  if (givenUp > 0) lines.push(`${givenUp} were tried too often and ${verb} left alone.`);
+  if (givenUp > 0)
+    lines.push(
+      `${givenUp} ${givenUp === 1 ? 'was' : 'were'} tried too often and ${verb(givenUp)} left alone.`,
+    );
   return lines;
 }
 
@@ -101,7 +110,7 @@ export function trialText(trial: Trial): string {
     return [id, device, code, outcome, printable(what)];
   });
   const table = rows.length === 0 ? [] : [...alignedLines(header, rows, new Set()), ''];
-  return text([...table, ...outcomeLines(trial, 'would be')]);
+  return text([...table, ...outcomeLines(trial, () => 'would be')]);
 }
 
 function readingText(reading: TriedReading): string {
@@ -114,9 +123,11 @@ function readingText(reading: TriedReading): string {
 
 export function replayText({ id, state, reason, counts: became }: ReplayJson): string {
   const lines = [`Replay ${id}: ${state}${reason === '' ? '' : `, ${reason}`}.`];
-  lines.push(...outcomeLines(became, 'are'));
+  lines.push(...outcomeLines(became, (count) => (count === 1 ? 'is' : 'are')));
   if (became.newLetters > 0) {
-    lines.push(`${became.newLetters} readings of taken letters are dead letters again.`);
+    lines.push(
+      `${counted(became.newLetters, 'reading of a taken letter is a dead letter', 'readings of taken letters are dead letters')} again.`,
+    );
   }
   return text(lines);
 }

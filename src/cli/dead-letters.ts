@@ -4,6 +4,7 @@ import { type Command, Option } from 'commander';
 import { parse } from 'yaml';
 import { deviceTypes } from '../config/device-types.ts';
 import { systemClock } from '../core/clock.ts';
+import { counted } from '../core/counted.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { openExaminer } from '../engines/examiner.ts';
 import { openStore } from '../engines.ts';
@@ -13,22 +14,28 @@ import {
   letterId,
   letterPage,
   letterSelection,
-  wholeNumber,
 } from '../http/letter-parameters.ts';
 import { groupsOf, letterJson, type ReplayJson } from '../http/letters-json.ts';
 import { findLetter } from '../ops/letters/select.ts';
 import { tryLetters } from '../ops/letters/trial.ts';
 import type { StoreReader } from '../store/contract.ts';
-import { print, readConfig } from './context.ts';
+import {
+  letterArgument,
+  nameArgument,
+  numberArgument,
+  repeated,
+  tenantOption,
+  typeVersionArgument,
+} from './arguments.ts';
+import { print, readConfig, remark } from './context.ts';
 import { groupTable, letterTable, letterText, replayText, trialText } from './dead-letter-text.ts';
 import { openClient, withServer } from './http-client.ts';
 import { withRegistry } from './registry.ts';
 
 const POLL_MS = 500;
+const LISTED_MAX = 1_000;
 const TRIED_MAX = 10_000;
 const DETAILS_MAX = 20;
-
-const collect = (value: string, known: string[]) => [...known, value];
 
 /** `spillway dead-letters …` */
 export function addDeadLetterCommands(program: Command): void {
@@ -44,11 +51,11 @@ export function addDeadLetterCommands(program: Command): void {
 
 function withFilters(command: Command): Command {
   return command
-    .requiredOption('--tenant <name>', 'the customer')
-    .option('--device <name>', 'repeat for several; default: all', collect, [])
+    .addOption(tenantOption())
+    .option('--device <name>', 'repeat for several; default: all', repeated(nameArgument), [])
     .option('--code <code>', 'refused with this code')
-    .option('--type <name>', 'of devices of this type')
-    .option('--type-version <hex>', 'checked against this version of the type')
+    .option('--type <name>', 'of devices of this type', nameArgument)
+    .option('--type-version <hex>', 'checked against this version of the type', typeVersionArgument)
     .addOption(
       new Option('--state <state>', 'not yet replayed, or replayed').choices(['open', 'replayed']),
     )
@@ -95,7 +102,7 @@ function addList(letters: Command): void {
   withFilters(letters.command('list'))
     .description('the newest ones, or with --by how many there are of which kind')
     .option('--by <names>', 'count by some of device,code,type,version')
-    .option('--limit <number>', 'at most so many letters', '100')
+    .option('--limit <number>', 'at most so many letters', numberArgument(LISTED_MAX), 100)
     .addOption(format())
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
@@ -106,21 +113,29 @@ function addList(letters: Command): void {
           const by = groupedBy({ by: options.by });
           const found = await store.groupDeadLetters(letterFilter(filters, options.tenant, now));
           const groups = groupsOf(found, by);
+          if (groups.length === 0) remark(nothingFound(options));
           return options.format === 'json' ? json(groups) : groupTable(groups, [...by]);
         }
         const page = letterPage({ ...filters, limit: options.limit }, options.tenant, now);
         const found = (await store.deadLetters(page)).map(letterJson);
+        if (found.length === 0) remark(nothingFound(options));
         return options.format === 'json' ? json(found) : letterTable(found);
       });
       await print([text]);
     });
 }
 
+function nothingFound({ tenant, from }: Filters): string {
+  const since = from === undefined ? ' in the last 24 hours; --from reaches further back' : '';
+  return `No dead letters of ${tenant} match${since}.`;
+}
+
 function addShow(letters: Command): void {
   letters
-    .command('show <id>')
+    .command('show')
+    .argument('<id>', 'as the list shows it', letterArgument)
     .description('one letter with its reason and its original bytes')
-    .requiredOption('--tenant <name>', 'the customer')
+    .addOption(tenantOption())
     .option('--raw', 'write the original bytes alone')
     .addOption(format())
     .option('--config <file>', 'configuration file')
@@ -129,7 +144,9 @@ function addShow(letters: Command): void {
         findLetter(store, options.tenant, letterId('id', id)),
       );
       if (letter === undefined) {
-        throw new SpillwayError('NOT_FOUND', `There is no letter ${id}, or it was purged.`);
+        throw new SpillwayError('NOT_FOUND', `There is no letter ${id}, or it was purged.`, {
+          next: `See the ids with \`spillway dead-letters list --tenant ${options.tenant}\`.`,
+        });
       }
       const payload = Buffer.from(letter.payload, 'base64');
       if (options.raw === true) process.stdout.write(payload);
@@ -143,9 +160,9 @@ function addTry(letters: Command): void {
     .description(
       'what a replay would do with the types of the configuration, or other ones; nothing is written',
     )
-    .option('--letter <id>', 'this one; repeat for several', collect, [])
+    .option('--letter <id>', 'this one; repeat for several', repeated(letterArgument), [])
     .option('--types <file>', 'YAML with definitions of types as they stand under `types`')
-    .option('--limit <number>', 'at most so many letters', '1000')
+    .option('--limit <number>', 'at most so many letters', numberArgument(TRIED_MAX), 1_000)
     .addOption(format())
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
@@ -159,7 +176,7 @@ function addTry(letters: Command): void {
             selection: {
               ...{ state: 'open' as const },
               ...letterSelection(selection, options.tenant, systemClock.now()),
-              limit: wholeNumber(options, 'limit', TRIED_MAX) ?? TRIED_MAX,
+              limit: options.limit,
             },
             examine: openExaminer(config, registry, deviceTypes({ types }), definitions),
             attemptsMax: config.deadLetters.attemptsMax,
@@ -177,11 +194,12 @@ function addReplay(letters: Command): void {
     .description(
       'send letters that are open through the checks again, and what passes into the log; by the running program',
     )
-    .option('--letter <id>', 'this one; repeat for several', collect, [])
-    .option('--limit <number>', 'at most so many letters')
+    .option('--letter <id>', 'this one; repeat for several', repeated(letterArgument), [])
+    .option('--limit <number>', 'at most so many letters', numberArgument(Number.MAX_SAFE_INTEGER))
     .option(
       '--rate <number>',
       'letters a second; default and most: deadLetters.replaysPerSecondMax',
+      numberArgument(Number.MAX_SAFE_INTEGER),
     )
     .option('--detach', 'do not wait for its end')
     .action(async (options) => {
@@ -195,7 +213,8 @@ function addReplay(letters: Command): void {
       while (replay.state === 'running' && options.detach !== true) {
         await sleep(POLL_MS);
         replay = (await client.get(`/api/v1/dead-letters/replays/${replay.id}`)) as ReplayJson;
-        if (process.stderr.isTTY) process.stderr.write(`\r${replay.counts.letters} letters`);
+        if (process.stderr.isTTY)
+          process.stderr.write(`\r${counted(replay.counts.letters, 'letter')}`);
       }
       if (process.stderr.isTTY) process.stderr.write('\r');
       await print([replayText(replay)]);
@@ -206,13 +225,15 @@ function addReplay(letters: Command): void {
 function addPurge(letters: Command): void {
   withServer(withFilters(letters.command('purge')))
     .description('remove the contents of letters for good; by the running program')
-    .option('--letter <id>', 'this one; repeat for several', collect, [])
+    .option('--letter <id>', 'this one; repeat for several', repeated(letterArgument), [])
     .action(async (options) => {
       const purged = (await openClient(options).post(
         '/api/v1/dead-letters/purge',
         selectionOf(options),
       )) as { letters: number; devices: number };
-      await print([`${purged.letters} letters of ${purged.devices} devices are purged.\n`]);
+      await print([
+        `Purged: ${counted(purged.letters, 'letter')} of ${counted(purged.devices, 'device')}.\n`,
+      ]);
     });
 }
 
@@ -228,6 +249,9 @@ function readTypes(file: string): unknown {
     const isWhole = typeof read === 'object' && read !== null && 'types' in read;
     return isWhole ? read.types : read;
   } catch (cause) {
-    throw new SpillwayError('QUERY_INVALID', `types: ${file} can't be read as YAML.`, { cause });
+    const reason = (cause as NodeJS.ErrnoException).code ?? 'it is no YAML';
+    throw new SpillwayError('QUERY_INVALID', `types: ${file} can't be read (${reason}).`, {
+      cause,
+    });
   }
 }

@@ -1,7 +1,8 @@
 import { type Command, Option } from 'commander';
 import type { listDevices } from '../http/device-list.ts';
 import { alignedLines, printable } from '../reports/table.ts';
-import { print } from './context.ts';
+import { nameArgument } from './arguments.ts';
+import { print, remark } from './context.ts';
 import { openClient, withServer } from './http-client.ts';
 
 type Listed = Awaited<ReturnType<typeof listDevices>>;
@@ -14,7 +15,11 @@ export function addDeviceStatusCommand(device: Command): void {
       .description(
         'which devices are online or offline, since when, and when each was last heard of',
       )
-      .option('--tenant <name>', 'of one tenant; default: all that the token may see'),
+      .option(
+        '--tenant <name>',
+        'of one tenant; default: all that the token may see',
+        nameArgument,
+      ),
   )
     .addOption(new Option('--status <status>', 'those alone').choices(['online', 'offline']))
     .addOption(
@@ -26,6 +31,10 @@ export function addDeviceStatusCommand(device: Command): void {
       const answer = await openClient(server).get('/api/v1/devices', { tenant, status });
       const listed = answer as Listed;
       await print([format === 'json' ? `${JSON.stringify(listed, null, 2)}\n` : table(listed)]);
+      if (listed.devices.length === 0) {
+        const whose = tenant === undefined ? '' : ` of tenant ${tenant}`;
+        remark(`There are no ${status === undefined ? '' : `${status} `}devices${whose}.`);
+      }
     });
 }
 

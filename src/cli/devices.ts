@@ -1,13 +1,17 @@
 import { readFileSync } from 'node:fs';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { CsvError, parse } from 'csv-parse/sync';
+import { counted } from '../core/counted.ts';
 import { SpillwayError } from '../core/errors.ts';
 import type { NewDevice } from '../tenants/registry.ts';
-import { readConfig } from './context.ts';
+import { deviceArgument, nameArgument, numberArgument, tenantOption } from './arguments.ts';
+import { readConfig, remark } from './context.ts';
 import { addDeviceStatusCommand } from './device-status.ts';
 import { withRegistry } from './registry.ts';
 
 const COLUMNS = ['tenant', 'device', 'type', 'secret'] as const;
+/** By one command; the registry takes no more at once. */
+const DEVICES_MAX = 1_000_000;
 const IMPORT_BYTES_MAX = 256 * 2 ** 20;
 
 /** `spillway device …` */
@@ -16,18 +20,27 @@ export function addDeviceCommands(program: Command): void {
   device
     .command('add')
     .description('add devices with generated secrets and print them as CSV, once')
-    .requiredOption('--tenant <name>', 'the customer that owns them')
-    .requiredOption('--type <name>', 'a device type of the configuration')
-    .option('--count <number>', 'how many, named <prefix>-01 and so on', '1')
-    .option('--prefix <name>', 'default: the type')
-    .option('--name <name>', 'one device of this very name')
-    .option('--via <device>', 'a device of the tenant that may report for these')
+    .addOption(tenantOption())
+    .requiredOption('--type <name>', 'a device type of the configuration', nameArgument)
+    .option(
+      '--count <number>',
+      'how many, named <prefix>-01 and so on',
+      numberArgument(DEVICES_MAX),
+      1,
+    )
+    .option('--prefix <name>', 'default: the type', nameArgument)
+    .addOption(
+      new Option('--name <name>', 'one device of this very name')
+        .argParser(nameArgument)
+        .conflicts(['count', 'prefix']),
+    )
+    .option('--via <device>', 'a device of the tenant that may report for these', nameArgument)
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
       const { tenant, type, name, prefix, via, count } = options;
       const rows = await withRegistry(readConfig(options.config), ({ registry }) =>
         name === undefined
-          ? registry.addDevices({ tenant, type, prefix, via, count: Number(count) })
+          ? registry.addDevices({ tenant, type, prefix, via, count })
           : [registry.addDevice({ tenant, device: name, type, via })],
       );
       printDevices(rows);
@@ -41,12 +54,12 @@ export function addDeviceCommands(program: Command): void {
       await withRegistry(readConfig(options.config), ({ registry }) =>
         registry.importDevices(rows),
       );
-      process.stdout.write(`${rows.length} devices imported.\n`);
+      process.stdout.write(`${counted(rows.length, 'device')} imported.\n`);
     });
   device
     .command('list')
     .description('tenant, device, type and who reports for it')
-    .option('--tenant <name>', 'of one tenant')
+    .option('--tenant <name>', 'of one tenant', nameArgument)
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
       const entries = await withRegistry(readConfig(options.config), ({ registry }) =>
@@ -56,16 +69,20 @@ export function addDeviceCommands(program: Command): void {
         [entry.tenant, entry.device, entry.type, entry.via ?? ''].join(','),
       );
       process.stdout.write(`${['tenant,device,type,via', ...lines].join('\n')}\n`);
+      if (lines.length === 0) {
+        const whose = options.tenant === undefined ? '' : ` of tenant ${options.tenant}`;
+        remark(`There are no devices${whose}; \`spillway device add\` adds some.`);
+      }
     });
   addDeviceStatusCommand(device);
   device
-    .command('remove <tenant/device>')
+    .command('remove')
+    .argument('<tenant/device>', 'such as acme/thermostat-01', deviceArgument)
     .description('remove a device; its connections end within a second, its data stays')
     .option('--config <file>', 'configuration file')
-    .action(async (name, options) => {
-      const [tenant = '', ...rest] = String(name).split('/');
+    .action(async ({ tenant, device: name }, options) => {
       await withRegistry(readConfig(options.config), ({ registry }) =>
-        registry.removeDevice(tenant, rest.join('/')),
+        registry.removeDevice(tenant, name),
       );
     });
 }
@@ -76,12 +93,15 @@ export function addTokenCommands(program: Command): void {
   token
     .command('add')
     .description('make a token and print it, once')
-    .option('--tenant <name>', 'it may read the data of this tenant')
+    .option('--tenant <name>', 'it may read the data of this tenant', nameArgument)
     .option('--operator', 'it may read everything')
     .option('--config <file>', 'configuration file')
     .action(async (options) => {
+      const whose = 'whose token? Expected either --tenant <name> or --operator';
       if ((options.tenant === undefined) === (options.operator !== true)) {
-        throw new SpillwayError('NAME_INVALID', 'expected either --tenant NAME or --operator');
+        throw new SpillwayError('ARGUMENT_INVALID', whose, {
+          next: 'See `spillway token add --help`.',
+        });
       }
       const rights =
         options.operator === true
@@ -132,7 +152,11 @@ function readDevices(file: string): NewDevice[] {
   try {
     text = readFileSync(file, 'utf8');
   } catch (cause) {
-    throw new SpillwayError('IMPORT_INVALID', `${file} can't be read`, { cause });
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new SpillwayError('IMPORT_INVALID', `${file} can't be read (${code})`, {
+      cause,
+      next: `Name a CSV file with the columns ${COLUMNS.join(',')}.`,
+    });
   }
   if (text.length > IMPORT_BYTES_MAX)
     throw new SpillwayError('IMPORT_INVALID', `${file} is larger than 256 MiB`);

@@ -1,7 +1,8 @@
 import { type Command, Option } from 'commander';
-import { SpillwayError } from '../core/errors.ts';
+import { counted } from '../core/counted.ts';
 import type { Explanation } from '../http/explain.ts';
 import { alignedLines, printable } from '../reports/table.ts';
+import { deviceArgument } from './arguments.ts';
 import { print } from './context.ts';
 import { openClient, withServer } from './http-client.ts';
 
@@ -9,7 +10,8 @@ import { openClient, withServer } from './http-client.ts';
 export function addExplainCommand(program: Command): void {
   withServer(
     program
-      .command('explain <tenant/device>')
+      .command('explain')
+      .argument('<tenant/device>', 'such as acme/thermostat-01', deviceArgument)
       .description(
         'what is known of a device: connections, decisions, clock, completeness; from the running program, whose memory has most of it',
       ),
@@ -17,11 +19,7 @@ export function addExplainCommand(program: Command): void {
     .addOption(
       new Option('--format <format>', 'how to print it').choices(['text', 'json']).default('text'),
     )
-    .action(async (name, options) => {
-      const [tenant, device, ...rest] = String(name).split('/');
-      if (!tenant || !device || rest.length > 0) {
-        throw new SpillwayError('NAME_INVALID', `expected <tenant>/<device>, got ${name}`);
-      }
+    .action(async ({ tenant, device }, options) => {
       const path = `/api/v1/devices/${encodeURIComponent(device)}/explain`;
       const explanation = (await openClient(options).get(path, { tenant })) as Explanation;
       const json = `${JSON.stringify(explanation, null, 2)}\n`;
@@ -90,7 +88,7 @@ function clockLines({ gateway }: Explanation): string[] {
   const way = skewMs < 0 ? 'behind' : 'ahead';
   const sure = settled ? '' : ', not settled: few readings, buffered ones, or a clock that jumps';
   return [
-    `clock ${Math.abs(skewMs)} ms ${way}, within ${spreadMs} ms over ${readings} readings${sure}`,
+    `clock ${Math.abs(skewMs)} ms ${way}, within ${spreadMs} ms over ${counted(readings, 'reading')}${sure}`,
   ];
 }
 
@@ -103,10 +101,13 @@ function backfillLines({ gateway, offsets }: Explanation): string[] {
   if (backfill !== null) {
     const { readings, since, at, ts, oldest } = backfill;
     lines.push(
-      `${readings} old readings came since ${since}, the oldest of ${oldest}, the last at ${at} of ${ts}`,
+      `${counted(readings, 'old reading')} came since ${since}, the oldest of ${oldest}, the last at ${at} of ${ts}`,
     );
   }
-  if (waiting > 0) lines.push(`${waiting} old readings of all devices wait to be processed`);
+  if (waiting > 0)
+    lines.push(
+      `of all devices ${counted(waiting, 'old reading waits', 'old readings wait')} to be processed`,
+    );
   return lines;
 }
 
@@ -114,7 +115,7 @@ function wholenessLines({ completeness, gaps }: Explanation): string[] {
   const { expected, received, deadLettered } = completeness;
   const of = expected === null ? '' : ` of ${expected} expected`;
   const letters = Object.entries(deadLettered).map(([code, count]) => `${code} ${count}`);
-  const lines = [`last 24 hours: ${received} readings${of}`];
+  const lines = [`last 24 hours: ${counted(received, 'reading')}${of}`];
   if (letters.length > 0) lines.push(`dead letters: ${letters.join(', ')}`);
   for (const gap of gaps) {
     const missing = gap.expected === null ? 'nothing' : `${gap.received} of ${gap.expected}`;
@@ -128,8 +129,8 @@ function sequenceLines({ sequence }: Explanation): string[] {
   const { readings, firstSeq, lastSeq, missing, refused, restarts, gaps, gapCount } = sequence;
   const whole = sequence.complete ? '' : '; more than that is not looked at';
   const lines = [
-    `by its own counter ${readings} readings from ${firstSeq} to ${lastSeq}, ${missing} missing in ${gapCount} gaps` +
-      `${refused > 0 ? `, ${refused} of them refused` : ''}; it began anew ${restarts} times${whole}`,
+    `by its own counter ${counted(readings, 'reading')} from ${firstSeq} to ${lastSeq}, ${missing} missing in ${counted(gapCount, 'gap')}` +
+      `${refused > 0 ? `, ${refused} of them refused` : ''}; it began anew ${restarts === 1 ? 'once' : `${restarts} times`}${whole}`,
   ];
   for (const gap of gaps) {
     const numbers = gap.missing === 1 ? `${gap.first}` : `${gap.first} to ${gap.last}`;

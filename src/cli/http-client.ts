@@ -1,17 +1,24 @@
 import type { Command } from 'commander';
+import { z } from 'zod';
 import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
 import { ApiError } from './api-error.ts';
+import { serverArgument } from './arguments.ts';
 import { readConfig } from './context.ts';
 
 /** Requests to a running Spillway, for what only it can do or knows. */
 
 const TIMEOUT_MS = 30_000;
+const errorSchema = z.object({ code: z.string(), message: z.string(), next: z.string() });
 
 /** Adds what {@link openClient} needs to a command. */
 export function withServer(command: Command): Command {
   return command
-    .option('--url <url>', 'of the running Spillway; default: as the configuration says')
+    .option(
+      '--url <url>',
+      'of the running Spillway; default: as the configuration says',
+      serverArgument,
+    )
     .option('--token <token>', 'default: SPILLWAY_TOKEN, which no list of processes shows')
     .option('--config <file>', 'configuration file');
 }
@@ -29,7 +36,7 @@ export function openClient(options: {
 }): Client {
   const token = options.token ?? process.env.SPILLWAY_TOKEN;
   if (token === undefined || token === '') {
-    throw new SpillwayError('UNAUTHORIZED', 'This needs a token: --token or SPILLWAY_TOKEN.');
+    throw new SpillwayError('UNAUTHORIZED', 'This asks the running Spillway and needs a token.');
   }
   const base = options.url ?? addressOf(readConfig(options.config));
   return {
@@ -68,13 +75,13 @@ async function request(
     throw new SpillwayError('SERVER_UNREACHABLE', `${origin} does not answer`, { cause });
   });
   const answer: unknown = await response.json().catch(() => undefined);
-  if (response.ok) return answer;
-  const { error } = (answer ?? {}) as {
-    error?: { code?: string; message?: string; next?: string };
-  };
-  throw new ApiError(
-    error?.code ?? `HTTP ${response.status}`,
-    error?.message ?? 'The server gave no reason.',
-    error?.next ?? 'See its log.',
+  const isJson = typeof answer === 'object' && answer !== null;
+  if (response.ok && isJson) return answer;
+  const error = isJson && 'error' in answer ? errorSchema.safeParse(answer.error).data : undefined;
+  if (error !== undefined) throw new ApiError(error.code, error.message, error.next);
+  const { origin } = new URL(url);
+  throw new SpillwayError(
+    'ANSWER_UNKNOWN',
+    `${origin} answered ${response.status}, and not as Spillway does`,
   );
 }

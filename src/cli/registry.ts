@@ -38,7 +38,8 @@ export async function withRegistry<T>(
 function notShared(): never {
   throw new SpillwayError(
     'CONFIG_INVALID',
-    'device types are in the configuration; only processes that share a registry in Kafka have them there',
+    'with `log.engine: embedded` device types are in the configuration alone',
+    { next: 'Change `types` in the file that --config names, and restart.' },
   );
 }
 

@@ -6,7 +6,9 @@ import { openStore } from '../engines.ts';
 import { completenessLine, formatReport } from '../reports/format.ts';
 import { FORMATS, type Format } from '../reports/parameters.ts';
 import { runQuery } from '../reports/query.ts';
-import { print, readConfig } from './context.ts';
+import { tenantOption } from './arguments.ts';
+import { print, readConfig, remark } from './context.ts';
+import { requireTenant } from './known-tenant.ts';
 import { withRegistry } from './registry.ts';
 
 const collect = (value: string, known: string[]) => [...known, value];
@@ -16,7 +18,7 @@ export function addReportCommand(program: Command): void {
   program
     .command('report')
     .description('statistics or raw readings of devices, from the store of this machine')
-    .requiredOption('--tenant <name>', 'the customer')
+    .addOption(tenantOption())
     .option('--device <name>', 'repeat for several; default: all', collect, [])
     .option('--metric <name>', 'repeat for several; default: all', collect, [])
     .option(
@@ -67,6 +69,13 @@ export function addReportCommand(program: Command): void {
             deviceType: (_, device) => typeOf.get(device),
           },
         );
+        if (report.rows.length === 0) await requireTenant(config, store, tenant);
+        const asked = report.completeness.devices.map(({ device }) => device);
+        const unregistered = asked.filter((device) => !typeOf.has(device));
+        const known = await store.latest(tenant, unregistered);
+        for (const device of unregistered.filter((one) => !known.has(one))) {
+          remark(`There is no device ${tenant}/${device}, and no reading of it.`);
+        }
         await print(formatReport(report, format));
         if (format === 'csv')
           process.stderr.write(`${completenessLine(report, { bounded: false })}\n`);

@@ -8,11 +8,18 @@ export type KeyPath = readonly (string | number)[];
 export type Shape =
   | { kind: 'map'; expected: string; keys: ReadonlyMap<string, Shape> }
   | { kind: 'record'; expected: string; value: Shape }
-  | { kind: 'leaf'; expected: string; holds: LeafKind; unit?: 'duration' | 'bytes' };
+  | Leaf;
 
 export type LeafKind = 'text' | 'number' | 'boolean' | 'list';
 
-export type Leaf = Extract<Shape, { kind: 'leaf' }>;
+export interface Leaf {
+  kind: 'leaf';
+  expected: string;
+  holds: LeafKind;
+  unit?: 'duration' | 'bytes';
+  /** Of a list: each of its values. */
+  item?: Leaf;
+}
 
 const DURATION_EXPECTED = 'a duration such as 500ms, 10s, 1m, 2h or 30d';
 const BYTES_EXPECTED = 'a size such as 512B, 64KiB, 16MiB or 4GiB';
@@ -36,15 +43,13 @@ function* settable(
   for (const [key, inner] of shape.keys) yield* settable(inner, [...path, key]);
 }
 
-const LIST_ITEM: Leaf = { kind: 'leaf', expected: 'a text', holds: 'text' };
-
 /** What stands at a place; undefined where the schema knows no such key. */
 export function shapeAt(path: KeyPath): Shape | undefined {
   let shape: Shape | undefined = CONFIG_SHAPE;
   for (const key of path) {
     if (shape?.kind === 'map') shape = shape.keys.get(String(key));
     else if (shape?.kind === 'record') shape = shape.value;
-    else if (shape?.kind === 'leaf' && shape.holds === 'list') shape = LIST_ITEM;
+    else if (shape?.kind === 'leaf' && shape.holds === 'list') shape = shape.item;
     else return undefined;
   }
   return shape;
@@ -104,7 +109,8 @@ function shapeOf(schema: unknown): Shape {
     const { maximum } = schema._zod.bag;
     const expected =
       maximum === undefined ? 'a list of texts' : `a list of at most ${maximum} texts`;
-    return { kind: 'leaf', expected, holds: 'list' };
+    const item = shapeOf(schema.element);
+    return { kind: 'leaf', expected, holds: 'list', ...(item.kind === 'leaf' && { item }) };
   }
   if (schema instanceof z.ZodString) {
     return { kind: 'leaf', expected: textExpected(schema), holds: 'text' };

@@ -4,12 +4,20 @@
  * later without a change by the caller.
  */
 export const ERRORS = {
+  ARGUMENT_INVALID: {
+    retryable: false,
+    next: 'Correct the arguments; `--help` behind a command shows what it takes.',
+  },
   CONFIG_INVALID: { retryable: false, next: 'Correct the configuration at the place named.' },
   CONFIG_NOT_FOUND: { retryable: false, next: 'Give an existing file with --config.' },
   NAME_INVALID: { retryable: false, next: 'Use 1 to 64 of A-Z a-z 0-9 _ -.' },
   TYPE_UNKNOWN: {
     retryable: false,
     next: 'Declare the device type under `types` first, in the file that --config names.',
+  },
+  TENANT_UNKNOWN: {
+    retryable: false,
+    next: 'Check the name and --config; `spillway device list` shows all tenants with devices.',
   },
   DEVICE_EXISTS: { retryable: false, next: 'Remove the device first, or choose another name.' },
   DEVICE_UNKNOWN: { retryable: false, next: 'List the devices with `spillway device list`.' },
@@ -67,6 +75,10 @@ export const ERRORS = {
   FORBIDDEN: { retryable: false, next: 'Use a token of the tenant that owns the data.' },
   NOT_FOUND: { retryable: false, next: 'Check the path.' },
   SERVER_UNREACHABLE: { retryable: true, next: 'Start Spillway, or name its address with --url.' },
+  ANSWER_UNKNOWN: {
+    retryable: true,
+    next: 'Check --url: what answers there is no Spillway, or a proxy whose Spillway is away.',
+  },
   REPLAY_RUNNING: { retryable: true, next: 'Wait until it has ended, or stop it.' },
   AUDIT_UNBALANCED: {
     retryable: false,
@@ -76,17 +88,17 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS;
 
-/** An error with a stable code. `message` says what happened, `next` what to do. */
+/** An error with a stable code. `message` says what happened, `next` what to do; its own, or that of the code. */
 export class SpillwayError extends Error {
   readonly code: ErrorCode;
   readonly retryable: boolean;
   readonly next: string;
 
-  constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
-    super(message, options);
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; next?: string } = {}) {
+    super(message, 'cause' in options ? { cause: options.cause } : undefined);
     this.name = 'SpillwayError';
     this.code = code;
     this.retryable = ERRORS[code].retryable;
-    this.next = ERRORS[code].next;
+    this.next = options.next ?? ERRORS[code].next;
   }
 }

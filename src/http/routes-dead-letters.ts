@@ -90,7 +90,9 @@ async function letterOf(context: DataContext, request: LetterRequest): Promise<S
   const id = letterId('the path', request.params.letter);
   const letter = await context.queries.run(() => findLetter(context.store, tenant, id));
   if (letter === undefined) {
-    throw new SpillwayError('NOT_FOUND', 'There is no such letter, or it was purged.');
+    throw new SpillwayError('NOT_FOUND', 'There is no such letter, or it was purged.', {
+      next: 'See the ids in the list of dead letters.',
+    });
   }
   return letter;
 }
@@ -152,7 +154,9 @@ function replayRoutes(app: FastifyInstance, context: DataContext): void {
     const status = replays.get(id);
     // Of another tenant's nobody learns that it is there.
     if (status === undefined || (rights.role === 'tenant' && rights.tenant !== status.tenant)) {
-      throw new SpillwayError('NOT_FOUND', 'This process knows no such replay.');
+      throw new SpillwayError('NOT_FOUND', 'This process knows no such replay.', {
+        next: 'See the ids in the list of replays; it ends with its process.',
+      });
     }
     return status;
   };

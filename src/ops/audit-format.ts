@@ -1,3 +1,4 @@
+import { counted } from '../core/counted.ts';
 import type { Audit, AuditRow } from './ledger.ts';
 import type { Recount } from './recount.ts';
 
@@ -103,9 +104,9 @@ export function recountJson(recount: Recount): Record<string, unknown> {
 export function recountText(recount: Recount): string {
   const { stored, deadLettered, lines, beyondRetention, differences, proven, note } = recount;
   const text = [
-    `Counted again, ${lines} lines of the ledger:`,
-    `  stored         ${stored.ledger} in the ledger, ${stored.counted} rows of raw readings`,
-    `  dead-lettered  ${deadLettered.ledger} in the ledger, ${deadLettered.counted} dead letters`,
+    `Counted again, ${counted(lines, 'line')} of the ledger:`,
+    `  stored         ${stored.ledger} in the ledger, ${counted(stored.counted, 'raw reading')}`,
+    `  dead-lettered  ${deadLettered.ledger} in the ledger, ${counted(deadLettered.counted, 'dead letter')}`,
   ];
   for (const row of differences.slice(0, DIFFERENCES_MAX)) {
     const what = row.outcome === 'stored' ? 'stored' : `dead-lettered ${row.code}`;
@@ -117,7 +118,9 @@ export function recountText(recount: Recount): string {
   }
   if (beyondRetention > 0) {
     text.push(
-      `${beyondRetention} lines are so old that retention may have dropped some of their data.`,
+      beyondRetention === 1
+        ? '1 line is so old that retention may have dropped some of its data.'
+        : `${beyondRetention} lines are so old that retention may have dropped some of their data.`,
     );
   }
   const verdict = {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { counted } from '../core/counted.ts';
 import type { Account, LogConsumer } from '../log/contract.ts';
 import type { StoreReader } from '../store/contract.ts';
 import {
@@ -180,5 +181,5 @@ function noteOf(behind: readonly string[], waiting: number): string {
     return `The account of the gateway with the spool ${behind[0]} is behind what it brought to the log; when it is gone, start it again on its data directory.`;
   }
   if (waiting === 0) return '';
-  return `${waiting} records wait on the disks of gateways for Kafka; they are in no column yet.`;
+  return `${counted(waiting, 'record waits', 'records wait')} on the disks of gateways for Kafka, in no column yet.`;
 }

@@ -246,7 +246,10 @@ export class Registry implements Directory {
   /** Throws NOT_FOUND. */
   removeToken(id: string): void {
     const { changes } = this.db.prepare('DELETE FROM token WHERE id = ?').run(id);
-    if (Number(changes) === 0) throw new SpillwayError('NOT_FOUND', `there is no token ${id}`);
+    if (Number(changes) === 0) {
+      const next = 'See the ids with `spillway token list`.';
+      throw new SpillwayError('NOT_FOUND', `there is no token ${id}`, { next });
+    }
     this.onChange(`token/${id}`, null);
   }
 

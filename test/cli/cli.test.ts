@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, type TestContext, test } from 'node:test';
@@ -74,11 +76,16 @@ function good(result: Result): string {
 }
 
 /** On stderr stands the code, what happened, and what to do next; stdout is empty. */
-function bad(result: Result, code: ErrorCode, message: RegExp): void {
+function bad(
+  result: Result,
+  code: ErrorCode,
+  message: RegExp,
+  next: string = ERRORS[code].next,
+): void {
   const [first = '', ...rest] = result.stderr.split('\n');
   assert.ok(first.startsWith(`${code}: `), result.stderr);
   assert.match(result.stderr, message);
-  assert.ok(rest.includes(ERRORS[code].next), result.stderr);
+  assert.ok(rest.includes(next), result.stderr);
   assert.equal(result.stdout, '');
   assert.equal(result.code, 1);
 }
@@ -124,10 +131,12 @@ describe('the command line', { concurrency: 3 }, () => {
       run('device', 'add', '--tenant', 'acme', '--type', 'meter', '--count', 'many'),
     ]);
     bad(gone, 'DEVICE_UNKNOWN', /acme\/thermostat-01/);
-    assert.equal(good(other), 'tenant,device,type,via\n');
+    assert.equal(other.stdout, 'tenant,device,type,via\n');
+    assert.match(other.stderr, /no devices of tenant nobody/);
+    assert.equal(other.code, 0);
     bad(exists, 'DEVICE_EXISTS', /acme\/leaf/);
     bad(type, 'TYPE_UNKNOWN', /"toaster".*thermostat, meter/);
-    bad(count, 'NAME_INVALID', /a count from 1/);
+    bad(count, 'ARGUMENT_INVALID', /from 1 to 1000000/, 'See `spillway device add --help`.');
   });
 
   test('devices are imported with the secrets that they have, all or none', async (t) => {
@@ -169,7 +178,12 @@ describe('the command line', { concurrency: 3 }, () => {
       run('device', 'import', 'nowhere.csv'),
       run('device', 'import', file('columns.csv', `secret,tenant,device\n${SECRET},acme,d3\n`)),
     ]);
-    bad(missing, 'IMPORT_INVALID', /nowhere\.csv can't be read/);
+    bad(
+      missing,
+      'IMPORT_INVALID',
+      /nowhere\.csv can't be read/,
+      'Name a CSV file with the columns tenant,device,type,secret.',
+    );
     bad(columns, 'IMPORT_INVALID', /lacks type; expected the columns tenant,device,type,secret/);
     assert.equal(open.devices().length, 2);
   });
@@ -195,10 +209,11 @@ describe('the command line', { concurrency: 3 }, () => {
       run('token', 'add', '--operator', '--tenant', 'acme'),
       run('token', 'add', '--tenant', 'a/b'),
     ]);
-    bad(gone, 'NOT_FOUND', new RegExp(id));
-    bad(neither, 'NAME_INVALID', /--tenant NAME or --operator/);
-    bad(both, 'NAME_INVALID', /--tenant NAME or --operator/);
-    bad(name, 'NAME_INVALID', /"a\/b"/);
+    const help = 'See `spillway token add --help`.';
+    bad(gone, 'NOT_FOUND', new RegExp(id), 'See the ids with `spillway token list`.');
+    bad(neither, 'ARGUMENT_INVALID', /--tenant <name> or --operator/, help);
+    bad(both, 'ARGUMENT_INVALID', /--tenant <name> or --operator/, help);
+    bad(name, 'ARGUMENT_INVALID', /'a\/b'/, help);
   });
 
   test('config shows every key and where it comes from; a wrong one shows every finding', async (t) => {
@@ -230,14 +245,16 @@ describe('the command line', { concurrency: 3 }, () => {
 
   test('a report and an audit of an empty data directory say that there is nothing', async (t) => {
     const { dir, run } = createDir(t);
+    good(await run('device', 'add', '--tenant', 'acme', '--type', 'meter', '--name', 'd1'));
     const report = ['report', '--tenant', 'acme'];
-    const [table, csv, relative, audit, wrong, format] = await Promise.all([
+    const [table, csv, relative, audit, wrong, format, stranger] = await Promise.all([
       run(...report),
       run(...report, '--format', 'csv', '--from', '-5m'),
       run(...report, '--from', '-5m', '--to', '-1m', '--step', '1m', '--device', 'd1'),
       run('audit'),
       run(...report, '--from', 'yesterday'),
       run(...report, '--format', 'poem'),
+      run(...report, '--device', 'd1', '--device', 'd2'),
     ]);
     assert.match(good(table), /No data in this range/);
     assert.equal(csv.code, 0);
@@ -245,12 +262,61 @@ describe('the command line', { concurrency: 3 }, () => {
     assert.doesNotThrow(() => JSON.parse(csv.stderr));
     assert.match(good(relative), /step 1m/);
     assert.match(good(audit), /Every message is accounted for/);
-    bad(wrong, 'QUERY_INVALID', /"yesterday"/);
-    assert.equal(format.code, 1);
-    assert.match(format.stderr, /--format <format>.*poem/);
+    const next = 'Correct the option of this name; `--help` shows what it takes.';
+    bad(wrong, 'QUERY_INVALID', /"yesterday"/, next);
+    const help = 'See `spillway report --help`.';
+    bad(format, 'ARGUMENT_INVALID', /--format <format>.*poem/, help);
+    assert.match(stranger.stderr, /^There is no device acme\/d2, and no reading of it\.\n$/);
+    assert.match(stranger.stdout, /No data in this range/);
+    assert.equal(stranger.code, 0);
     // Nothing is made of what was only asked for.
     assert.equal(existsSync(join(dir, 'data', 'store')), false);
     assert.equal(existsSync(join(dir, 'data', 'log', 'log.db')), false);
+  });
+
+  test('a report and an account of a tenant that nobody knows are errors, an empty list is none', async (t) => {
+    const { run } = createDir(t);
+    const [report, audit, letters] = await Promise.all([
+      run('report', '--tenant', 'nobody', '--format', 'csv'),
+      run('audit', '--tenant', 'nobody'),
+      run('dead-letters', 'list', '--tenant', 'nobody'),
+    ]);
+    bad(report, 'TENANT_UNKNOWN', /no tenant nobody.*data/);
+    bad(audit, 'TENANT_UNKNOWN', /no tenant nobody.*data/);
+    assert.match(letters.stdout, /^id +received/);
+    assert.match(letters.stderr, /^No dead letters of nobody match in the last 24 hours/);
+    assert.equal(letters.code, 0);
+  });
+
+  test('what goes wrong with the running program is said in the words of the command line', async (t) => {
+    const { run } = createDir(t);
+    const foreign = createServer((request, response) => {
+      const isKnown = request.headers.authorization === 'Bearer known';
+      const error = { code: 'UNAUTHORIZED', message: 'The token is unknown.', next: 'Send it.' };
+      response.writeHead(isKnown ? 502 : 401);
+      response.end(isKnown ? '<html>' : JSON.stringify({ error }));
+    });
+    await new Promise<void>((resolve) => foreign.listen(0, '127.0.0.1', resolve));
+    t.after(() => foreign.close());
+    const url = `http://127.0.0.1:${(foreign.address() as AddressInfo).port}`;
+    const status = ['device', 'status', '--url'];
+    const [none, wrong, proxy, nonsense, letter, roles] = await Promise.all([
+      run(...status, url),
+      run(...status, url, '--token', 'unknown'),
+      run(...status, url, '--token', 'known'),
+      run(...status, 'localhost', '--token', 'known'),
+      run('dead-letters', 'show', '1767225600123-0-4711', '--tenant', 'acme'),
+      run('run', '--roles', 'gateway'),
+    ]);
+    const token =
+      'Give a valid token with --token or SPILLWAY_TOKEN; `spillway token add` makes one.';
+    bad(none, 'UNAUTHORIZED', /needs a token/, token);
+    bad(wrong, 'UNAUTHORIZED', /token is unknown/, token);
+    bad(proxy, 'ANSWER_UNKNOWN', /answered 502/);
+    bad(nonsense, 'ARGUMENT_INVALID', /'localhost'/, 'See `spillway device status --help`.');
+    const ids = 'See the ids with `spillway dead-letters list --tenant acme`.';
+    bad(letter, 'NOT_FOUND', /1767225600123-0-4711/, ids);
+    bad(roles, 'CONFIG_INVALID', /^CONFIG_INVALID: --roles: expected all roles/);
   });
 
   test('what is not understood is said on stderr, help and version on stdout', async (t) => {
@@ -264,7 +330,7 @@ describe('the command line', { concurrency: 3 }, () => {
     for (const { code, stdout, stderr } of [unknown, lacking]) {
       assert.equal(code, 1);
       assert.equal(stdout, '');
-      assert.match(stderr, /^error: /);
+      assert.match(stderr, /^ARGUMENT_INVALID: .*\nSee `spillway .*--help`\.\n$/);
     }
     assert.match(lacking.stderr, /--tenant/);
     for (const command of ['run', 'demo', 'config', 'device', 'token', 'report', 'audit'])

@@ -67,7 +67,7 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
   assert.match((await page.locator('#state').textContent()) ?? '', /ready/i);
   const listed = page.locator('#devices tr', { hasText: 'd1' });
   await listed.getByText('online', { exact: true }).waitFor();
-  await page.locator('#watched').getByText('of 1 devices').waitFor();
+  await page.locator('#watched').getByText('of 1 device').waitFor();
   await page.locator('#device-status').selectOption('offline');
   await listed.waitFor({ state: 'detached' });
   await page.locator('#device-status').selectOption('');
@@ -83,7 +83,7 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
   }
   await page
     .locator('#backfill')
-    .getByText(/^Backfill: \d+ old readings to process/)
+    .getByText(/^Backfill: \d+ old readings? to process/)
     .waitFor();
   await page.locator('#metric').selectOption('temperature');
   await page.locator('#chart canvas').waitFor();

@@ -1,5 +1,6 @@
 /** The chart: mean of a metric with the band from min to max, one point for each bucket. */
 
+import { counted } from './figures.js';
 import uPlot from './uplot.js';
 
 const HEIGHT = 280;
@@ -99,7 +100,7 @@ export function showChart(report, title) {
   );
   element('chart-summary').textContent =
     `${title}, one point for ${report.step}. Newest: mean ${mean}, min ${min}, max ${max} ${unit} ` +
-    `(${number.count} readings) at ${clock.format(number.timeMs)}.`;
+    `(${counted(number.count, 'reading')}) at ${clock.format(number.timeMs)}.`;
   return true;
 }
 

@@ -8,6 +8,10 @@ const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFracti
 const number = (value) => (value >= 1e6 ? compact.format(value) : whole.format(value));
 const rate = (value) => (value < 10 ? fine.format(value) : number(value));
 
+/** `1 reading`, `2 readings`. */
+export const counted = (count, one, several = `${one}s`) =>
+  `${number(count)} ${count === 1 ? one : several}`;
+
 function bytes(value) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   const power = value < 1 ? 0 : Math.min(4, Math.floor(Math.log2(value) / 10));
@@ -45,7 +49,7 @@ export function showStatus(status) {
   element('connections').textContent = number(status.connections);
   const { online = 0, offline = 0 } = status.rollup.presence ?? {};
   element('offline').textContent = number(offline);
-  element('watched').textContent = `of ${number(online + offline)} devices`;
+  element('watched').textContent = `of ${counted(online + offline, 'device')}`;
   element('backlog').textContent = number(status.rollup.lagRecords);
   element('commit').textContent = fine.format(log.commitMsMean);
   element('refused').textContent = number(sum(status.deadLettersByCode) + sum(status.shedByReason));
@@ -64,9 +68,9 @@ function showBackfill({ rollup, backfill }) {
   const { lagRecords = 0, perSecond = 0, ts } = rollup.backfill ?? {};
   element('backfill').hidden = lagRecords === 0 && held === 0;
   const at = ts === undefined ? '' : `, now at ${new Date(ts).toISOString()}`;
-  const waiting = held === 1 ? '1 connection waits' : `${number(held)} connections wait`;
+  const waiting = counted(held, 'connection waits', 'connections wait');
   element('backfill').textContent =
-    `Backfill: ${number(lagRecords)} old readings to process, ${rate(perSecond)} /s${at}; ${waiting} for a turn.`;
+    `Backfill: ${counted(lagRecords, 'old reading')} to process, ${rate(perSecond)} /s${at}; ${waiting} for a turn.`;
 }
 
 function showCodes({ deadLettersByCode, shedByReason }) {

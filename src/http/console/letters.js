@@ -1,6 +1,7 @@
 /** Dead letters: in groups, a group's newest with their original bytes, what trying them again would change, and replaying them. */
 
 import { get, post } from './api.js';
+import { counted } from './figures.js';
 
 const LETTERS_SHOWN = 20;
 const TEXT_MAX = 2_000;
@@ -64,7 +65,7 @@ async function acting(act) {
   }
 }
 
-const counted = (counts) =>
+const codesOf = (counts) =>
   Object.entries(counts)
     .map(([code, count]) => `${code} ${whole.format(count)}`)
     .join(', ');
@@ -73,9 +74,9 @@ function tryAgain() {
   return acting(async () => {
     say('Trying…');
     const result = await post('dead-letters/try', filtersOf(shown));
-    const refused = counted({ ...result.refused, ...result.unreadable });
+    const refused = codesOf({ ...result.refused, ...result.unreadable });
     say(
-      `Of ${whole.format(result.letters)} open letters ${whole.format(result.taken)} would be taken now` +
+      `Of ${counted(result.letters, 'open letter')} ${whole.format(result.taken)} would be taken now` +
         `${refused === '' ? '' : `, not: ${refused}`}. Nothing was written.`,
     );
   });
@@ -85,14 +86,14 @@ function replay() {
   return acting(async () => {
     let status = await post('dead-letters/replays', { ...filtersOf(shown), state: 'open' });
     while (status.state === 'running') {
-      say(`Replaying: ${whole.format(status.counts.letters)} letters so far…`);
+      say(`Replaying: ${counted(status.counts.letters, 'letter')} so far…`);
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
       status = await get(`dead-letters/replays/${status.id}`);
     }
     const { letters, taken } = status.counts;
     const how =
       status.state === 'done' ? 'Replayed' : `The replay ${status.state}: ${status.reason}.`;
-    say(`${how} ${whole.format(letters)} letters: ${whole.format(taken)} were taken.`);
+    say(`${how} ${counted(letters, 'letter')}: ${counted(taken, 'was', 'were')} taken.`);
   });
 }
 

@@ -233,8 +233,11 @@ export class Replays {
     const running = [...this.all.values()].filter(({ status }) => status.state === 'running');
     const own = running.find(({ status }) => status.tenant === tenant);
     if (own !== undefined || running.length >= RUNNING_MAX) {
-      const which = own === undefined ? `${RUNNING_MAX} replays` : `Replay ${own.status.id}`;
-      throw new SpillwayError('REPLAY_RUNNING', `${which} of dead letters already running.`);
+      const what =
+        own === undefined
+          ? `${RUNNING_MAX} replays of dead letters run already.`
+          : `Replay ${own.status.id} of the tenant's dead letters runs already.`;
+      throw new SpillwayError('REPLAY_RUNNING', what);
     }
     const startedAt = options.clock.now();
     const id = `${startedAt.toString(36)}-${this.nextId++}`;
