@@ -8,7 +8,10 @@ export interface ShownPresence {
   status: PresenceStatus | null;
   /** Since when it is; for `offline`, when it had been silent for too long. */
   since: string | null;
-  /** Gateway time of its last message, or event time of its newest reading where this process does not watch it. */
+  /**
+   * Gateway time of its last message; event time of its newest reading where this process does not watch it, or has
+   * not heard of it since the start.
+   */
   heard: string | null;
 }
 

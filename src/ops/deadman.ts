@@ -22,7 +22,7 @@ export interface Presence {
   status: PresenceStatus;
   /** When it became so, gateway time, ms; for `offline`, when it had been silent for too long. */
   since: number;
-  /** Gateway time of its last message, ms. */
+  /** Gateway time of its last message, ms; of one from before the start, event time, see {@link Deadman.restore}. */
   heard: number;
 }
 
@@ -126,7 +126,8 @@ export class Deadman {
   }
 
   /**
-   * A device as it is known from before: `heard` by its newest reading, at the latest `now` (gateway time, ms).
+   * A device as it is known from before: `heard` is the event time of its newest reading, at the latest `now` (gateway
+   * time, ms), since the store keeps no other time by device.
    * `toldUntil`: the log was told of who went offline up to then.
    */
   restore(
