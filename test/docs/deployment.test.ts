@@ -197,27 +197,6 @@ test('the dashboards are where Grafana looks, and use data sources that exist', 
   }
 });
 
-test('dashboards and alerts ask for metrics that Spillway has', (t) => {
-  const ops = readdirSync(join(ROOT, 'src/ops'))
-    .filter((name) => name.endsWith('.ts'))
-    .map((name) => read(`src/ops/${name}`));
-  const metric = /\bspillway_[a-z_]+/g;
-  const known = new Set(ops.flatMap((text) => text.match(metric) ?? []));
-  if (known.size === 0) return t.skip('src/ops declares no metric yet');
-  const files = dashboardNames
-    .map((name) => `config/grafana/dashboards/${name}`)
-    .filter((file) => read(file).includes('"expr"'));
-  for (const file of [...files, 'config/prometheus/alerts.yml']) {
-    const asked = read(file).match(metric) ?? [];
-    assert.ok(asked.length > 0, file);
-    assert.deepEqual(
-      asked.filter((name) => !known.has(name)),
-      [],
-      file,
-    );
-  }
-});
-
 test('Grafana asks InfluxDB for the buckets that the configuration makes', () => {
   const { influxdb } = loadConfig({ file: join(ROOT, 'config/spillway.yaml'), env: {} }).config
     .store;
