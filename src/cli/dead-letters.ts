@@ -227,6 +227,12 @@ function addPurge(letters: Command): void {
     .description('remove the contents of letters for good; by the running program')
     .option('--letter <id>', 'this one; repeat for several', repeated(letterArgument), [])
     .action(async (options) => {
+      const { tenant: _, ...narrower } = selectionOf(options);
+      if (Object.keys(narrower).length === 0) {
+        throw new SpillwayError('ARGUMENT_INVALID', 'expected --letter, or at least one filter', {
+          next: 'To purge all of a time give --from, such as --from -30d.',
+        });
+      }
       const purged = (await openClient(options).post(
         '/api/v1/dead-letters/purge',
         selectionOf(options),

@@ -124,13 +124,18 @@ function wholenessLines({ completeness, gaps }: Explanation): string[] {
   return lines;
 }
 
+function anew(restarts: number): string {
+  if (restarts === 0) return 'it never began anew';
+  return `it began anew ${restarts === 1 ? 'once' : `${restarts} times`}`;
+}
+
 function sequenceLines({ sequence }: Explanation): string[] {
   if (sequence === null) return [];
   const { readings, firstSeq, lastSeq, missing, refused, restarts, gaps, gapCount } = sequence;
   const whole = sequence.complete ? '' : '; more than that is not looked at';
   const lines = [
     `by its own counter ${counted(readings, 'reading')} from ${firstSeq} to ${lastSeq}, ${missing} missing in ${counted(gapCount, 'gap')}` +
-      `${refused > 0 ? `, ${refused} of them refused` : ''}; it began anew ${restarts === 1 ? 'once' : `${restarts} times`}${whole}`,
+      `${refused > 0 ? `, ${refused} of them refused` : ''}; ${anew(restarts)}${whole}`,
   ];
   for (const gap of gaps) {
     const numbers = gap.missing === 1 ? `${gap.first}` : `${gap.first} to ${gap.last}`;

@@ -308,6 +308,9 @@ describe('the command line', { concurrency: 3 }, () => {
       run('dead-letters', 'show', '1767225600123-0-4711', '--tenant', 'acme'),
       run('run', '--roles', 'gateway'),
     ]);
+    const purge = await run('dead-letters', 'purge', '--tenant', 'acme', '--token', 'known');
+    const all = 'To purge all of a time give --from, such as --from -30d.';
+    bad(purge, 'ARGUMENT_INVALID', /--letter, or at least one filter/, all);
     const token =
       'Give a valid token with --token or SPILLWAY_TOKEN; `spillway token add` makes one.';
     bad(none, 'UNAUTHORIZED', /needs a token/, token);

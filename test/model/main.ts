@@ -15,7 +15,7 @@ import { runPlan, type Summary } from './run.ts';
  * A seed that fails is printed with the command that repeats it.
  */
 
-const USAGE = 'test:model [--seeds N] [--seed FIRST] [--processes N] [--verbose]';
+const USAGE = 'test:model -- [--seeds N] [--seed FIRST] [--processes N] [--verbose]';
 const FAILURES_MAX = 10;
 /** Each life of a log has a thread of its own, which would strip its files' types anew: half of the CPU. */
 const COMPILED = fileURLToPath(new URL('../../node_modules/.cache/spillway', import.meta.url));
@@ -49,8 +49,13 @@ const { values } = parseArgs({
     processes: { type: 'string', default: String(Math.min(4, availableParallelism())) },
     child: { type: 'string' },
     verbose: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
   },
 });
+if (values.help) {
+  console.log(`npm run ${USAGE}`);
+  process.exit(0);
+}
 const [first, count, processes] = [values.seed, values.seeds, values.processes].map(Number);
 if (first === undefined || count === undefined || processes === undefined) throw new Error(USAGE);
 if (![first, count, processes].every((one) => Number.isSafeInteger(one) && one >= 0)) {

@@ -3,7 +3,13 @@ import { test } from 'node:test';
 import { parseArgs } from 'node:util';
 import { soak } from './run.ts';
 
-const { values } = parseArgs({ options: { minutes: { type: 'string', default: '10' } } });
+const { values } = parseArgs({
+  options: { minutes: { type: 'string', default: '10' }, help: { type: 'boolean' } },
+});
+if (values.help === true) {
+  process.stdout.write('npm run soak -- [options]\n  --minutes N  at least 0.5 (default: 10)\n');
+  process.exit(0);
+}
 const seconds = 60 * Number(values.minutes);
 if (!(seconds >= 30)) throw new Error(`--minutes: expected at least 0.5, got ${values.minutes}`);
 
