@@ -95,6 +95,7 @@ export type SlowedBy = keyof typeof SLOWED_BY;
 /** Why a connection ended or was refused, beside {@link LIMITS}. */
 export const CONNECTION_ENDS = {
   DISCONNECT: 'The device said farewell.',
+  DISCONNECT_WITH_WILL: 'The device said farewell and asked for its will (MQTT 5).',
   CLOSED_BY_DEVICE: 'The device closed the connection without a farewell.',
   CONNECTION_LOST: 'The network broke the connection.',
   KEEP_ALIVE: 'The device was silent for one and a half keep-alives.',
@@ -104,13 +105,15 @@ export const CONNECTION_ENDS = {
   CLOSED_BY_GATEWAY: 'The gateway closed the connection.',
   BAD_CREDENTIALS: 'The username and password are not those of a device.',
   IDENTIFIER_REJECTED: 'The client id is too long, or empty without a clean session.',
-  PROTOCOL_VERSION: 'The client speaks another version than MQTT 3.1.1.',
+  CONNECT_INVALID: 'The CONNECT of MQTT 5 can not be taken; its CONNACK says why.',
   CONNECTING_MAX: 'Too many connections had not sent a CONNECT; this was the oldest of them.',
   CONNECT_TOO_SLOW: 'It took too long until a CONNECT was accepted.',
   PACKET_TOO_SLOW: 'A packet took too long to arrive.',
   PACKET_TOO_LARGE: 'A packet was larger than the limit.',
   PACKET_MALFORMED: 'A packet was not MQTT.',
   PACKET_UNEXPECTED: 'A packet came that a client may not send, or not then.',
+  TOPIC_ALIAS_INVALID: 'A topic alias was 0, too large, or for a long topic.',
+  SUBSCRIPTION_IDENTIFIER: 'A SUBSCRIBE had an identifier, which is not supported.',
 } as const satisfies Record<string, string>;
 
 /** `STOPPING` is one of {@link LIMITS}: it refuses and ends. */

@@ -1,3 +1,5 @@
+import { writePacket } from './mqtt5/packets.ts';
+
 /**
  * What has to be known of a CONNECT before anybody spends something on it, and the answers that the gate
  * gives by itself, in the terms of the client's version.
@@ -33,19 +35,15 @@ export function readConnect(body: Buffer): ConnectSummary | undefined {
 }
 
 /** Why a CONNECT is refused, as both versions say it. */
-export type ConnectRefusal = 'busy' | 'quota' | 'rate' | 'unavailable' | 'version';
+export type ConnectRefusal = 'busy' | 'quota' | 'rate' | 'unavailable';
 
 /** Return codes of MQTT 3.1.1 [MQTT-3.2.2.3] and reason codes of MQTT 5 [3.2.2.2]. */
 const CODES: Record<ConnectRefusal, { v4: number; v5: number }> = {
-  version: { v4: 1, v5: 0x84 },
   unavailable: { v4: 3, v5: 0x88 },
   busy: { v4: 3, v5: 0x89 },
   quota: { v4: 3, v5: 0x97 },
   rate: { v4: 3, v5: 0x9f },
 };
-
-const REASON_STRING = 0x1f;
-const USER_PROPERTY = 0x26;
 
 /** The CONNACK of a refusal. For MQTT 5 it says why in words, and when to try again. */
 export function refusingConnack(
@@ -56,23 +54,17 @@ export function refusingConnack(
 ): Buffer {
   const { v4, v5 } = CODES[refusal];
   if (version !== 5) return Buffer.from([0x20, 2, 0, v4]);
-  const properties = [Buffer.from([REASON_STRING]), text(reason)];
-  if (retryAfterMs !== undefined) {
-    const seconds = String(Math.ceil(retryAfterMs / 1_000));
-    properties.push(Buffer.from([USER_PROPERTY]), text('retry-after'), text(seconds));
-  }
-  const bytes = Buffer.concat(properties);
-  const body = Buffer.concat([Buffer.from([0, v5]), variable(bytes.length), bytes]);
-  return Buffer.concat([Buffer.from([0x20]), variable(body.length), body]);
+  const userProperties =
+    retryAfterMs === undefined
+      ? undefined
+      : { 'retry-after': String(Math.ceil(retryAfterMs / 1_000)) };
+  const properties = { reasonString: reason, ...(userProperties && { userProperties }) };
+  return writePacket({ cmd: 'connack', sessionPresent: false, reasonCode: v5, properties }, 5);
 }
 
-/**
- * What the gateway says when it ends a connection for its own reasons [MQTT5 3.14.2.1]; MQTT 3.1.1 knows
- * no such packet. `moved`: use another server, for which the load balancer cares.
- */
-export function farewell(version: number, why: 'stopping' | 'moved'): Buffer | undefined {
-  if (version !== 5) return undefined;
-  return Buffer.from([0xe0, 2, why === 'stopping' ? 0x8b : 0x9c, 0]);
+/** The CONNACK of MQTT 5 with a reason code alone. */
+export function refusingConnack5(reasonCode: number): Buffer {
+  return writePacket({ cmd: 'connack', sessionPresent: false, reasonCode }, 5);
 }
 
 class Reader {
@@ -117,20 +109,4 @@ class Reader {
     this.skip(this.length());
     return this.bytes.toString('utf8', start, this.at);
   }
-}
-
-function variable(value: number): Buffer {
-  const out: number[] = [];
-  let rest = value;
-  do {
-    const low = rest % 128;
-    rest = Math.floor(rest / 128);
-    out.push(rest > 0 ? low | 0x80 : low);
-  } while (rest > 0);
-  return Buffer.from(out);
-}
-
-function text(value: string): Buffer {
-  const bytes = Buffer.from(value, 'utf8');
-  return Buffer.concat([Buffer.from([bytes.length >> 8, bytes.length & 0xff]), bytes]);
 }

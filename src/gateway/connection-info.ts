@@ -10,10 +10,10 @@ export type ConnectInfo = Pick<
 
 const PROTOCOLS: Readonly<Record<number, string>> = { 3: 'MQTT 3.1', 4: 'MQTT 3.1.1', 5: 'MQTT 5' };
 
-/** `clientId`: as the device sent it. The keep-alive is the one that applies. */
+/** `clientId` and `version`: as the device sent them. The keep-alive is the one that applies. */
 export function connectInfo(
   packet: ConnectPacket,
-  clientId: string,
+  { clientId, version, clean }: { clientId: string; version: number; clean: boolean },
   socket: Partial<Pick<Socket, 'remoteAddress' | 'remotePort'>>,
 ): ConnectInfo {
   const { remoteAddress = '', remotePort = 0 } = socket;
@@ -21,8 +21,8 @@ export function connectInfo(
   return {
     clientId,
     from: address.includes(':') ? `[${address}]:${remotePort}` : `${address}:${remotePort}`,
-    protocol: PROTOCOLS[packet.protocolVersion ?? 4] ?? `MQTT version ${packet.protocolVersion}`,
-    clean: packet.clean === true,
+    protocol: PROTOCOLS[version] ?? `MQTT version ${version}`,
+    clean,
     keepAliveSeconds: packet.keepalive ?? 0,
   };
 }

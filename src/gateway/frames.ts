@@ -28,6 +28,8 @@ export type ViolationReason =
   | 'PACKET_MALFORMED'
   | 'PACKET_UNEXPECTED'
   | 'PACKET_TOO_SLOW'
+  | 'TOPIC_ALIAS_INVALID'
+  | 'SUBSCRIPTION_IDENTIFIER'
   | 'CONNECT_TOO_SLOW';
 
 export const PUBLISH = 3;

@@ -7,6 +7,9 @@ import {
   PUBLISH,
   type ViolationReason,
 } from './frames.ts';
+import type { ConnectTerms } from './mqtt5/connect.ts';
+import { type Answer, Dialect, type DialectHost, plainPublish } from './mqtt5/dialect.ts';
+import { readPublishProperties } from './mqtt5/publish-properties.ts';
 import type { Turn } from './overload/admission.ts';
 import type { BackfillTurn } from './overload/backfill.ts';
 import { decodeTopic } from './topics.ts';
@@ -25,8 +28,8 @@ import { decodeTopic } from './topics.ts';
  *   finishing    nothing is read any more; what was read is answered, then the connection ends
  */
 export interface GateHandler {
-  /** The CONNECT has come; {@link Gate.admit} or {@link Gate.refuse} follows. Its body is a copy. */
-  connect(gate: Gate, body: Buffer): void;
+  /** The CONNECT has come, whole; {@link Gate.admit} or {@link Gate.refuse} follows. The packet is a copy. */
+  connect(gate: Gate, packet: Buffer, bodyStart: number): void;
   /** A publish for the handler to settle or acknowledge; false: the broker shall have it. */
   publish(gate: Gate, packet: PublishPacket): boolean;
   /** Called a few times a second while bytes come in: keeps the broker's keep-alive fed. */
@@ -75,8 +78,8 @@ const PUBREC = 0x50;
 const ALIVE_INTERVAL_MS = 250;
 /** Longer topics are no device's own and are decoded anew each time, so that no connection keeps 64 KiB. */
 const KNOWN_TOPIC_BYTES_MAX = 256;
-/** Room for the topic and message id before a payload. */
-const TOPIC_BYTES_MAX = 1_024;
+/** Room for the topic, message id and properties before a payload. */
+const HEAD_BYTES_MAX = 4_096;
 /** Largest body of any other packet: a SUBSCRIBE of thousands of filters would stall the broker. */
 const CONTROL_BYTES_MAX = 4_096;
 /**
@@ -105,7 +108,7 @@ function flushAll(): void {
   for (const gate of gates) gate.flushAcks();
 }
 
-export class Gate extends Duplex implements FrameSink {
+export class Gate extends Duplex implements FrameSink, DialectHost {
   readonly socket: Duplex;
   private readonly handler: GateHandler;
   private readonly inflightMax: number;
@@ -113,6 +116,9 @@ export class Gate extends Duplex implements FrameSink {
   private readonly frames: FrameReader;
   private state: 'connecting' | 'passed' | 'open' | 'finishing' = 'connecting';
   private connectPacket: Buffer | undefined;
+  /** Where the device speaks MQTT 5; the broker speaks 3.1.1. */
+  dialect: Dialect | undefined;
+  private accepted = false;
   /** The connection's way through admission, from the time when it is known whose it is. */
   turn: Turn | undefined;
   /** Its way through the budget of old readings, from the same time on. */
@@ -166,6 +172,12 @@ export class Gate extends Duplex implements FrameSink {
     this.destroy();
   }
 
+  /** The device speaks MQTT 5, on these terms. */
+  translate(terms: ConnectTerms): void {
+    this.dialect = new Dialect(terms, this);
+    this.connectPacket = terms.connect;
+  }
+
   /** Gives the CONNECT to the broker, which must listen by now. */
   admit(): void {
     if (this.connectPacket !== undefined && !this.destroyed) this.push(this.connectPacket);
@@ -181,6 +193,7 @@ export class Gate extends Duplex implements FrameSink {
   /** The broker has accepted the CONNECT. */
   open(): void {
     if (this.state === 'finishing') return;
+    this.accepted = true;
     this.state = 'open';
     this.resumeReading();
   }
@@ -205,14 +218,13 @@ export class Gate extends Duplex implements FrameSink {
   }
 
   /** Reads nothing any more, and ends when everything that was read is answered. */
-  finish(farewell?: Buffer): void {
+  finish(): void {
     this.endedBy ??= 'STOPPING';
     this.state = 'finishing';
     this.held = true;
     this.socket.pause();
     this.turn?.leave();
     this.backfill?.leave();
-    if (farewell !== undefined && !this.socket.destroyed) this.socket.write(farewell);
     if (this.inflight === 0) this.endSoon();
   }
 
@@ -232,13 +244,16 @@ export class Gate extends Duplex implements FrameSink {
   }
 
   /** A publish that was handed over is durable: its PUBACK or PUBREC goes out with the others of this turn. */
-  acknowledge(qos: 0 | 1 | 2, messageId: number): void {
+  acknowledge(qos: 0 | 1 | 2, messageId: number, answer?: Answer): void {
     if (qos !== 0) {
       if (this.acks.length === 0) {
         if (unflushed.length === 0) queueMicrotask(flushAll);
         unflushed.push(this);
       }
-      this.acks.push(qos === 1 ? PUBACK : PUBREC, 2, messageId >> 8, messageId & 0xff);
+      const first = qos === 1 ? PUBACK : PUBREC;
+      if (this.dialect === undefined) {
+        this.acks.push(first, 2, messageId >> 8, messageId & 0xff);
+      } else this.acks.push(...this.dialect.acknowledgement(first, messageId, answer));
     }
     this.settle();
   }
@@ -250,14 +265,28 @@ export class Gate extends Duplex implements FrameSink {
     if (!this.socket.destroyed && this.socket.writable) this.socket.write(bytes);
   }
 
-  /** Bytes that the device has not read. */
+  /** Bytes that the device has not read, or does not want yet. */
   get outputBytes(): number {
-    return this.socket.writableLength;
+    return this.socket.writableLength + (this.dialect?.heldBytes ?? 0);
   }
 
   /** True while the device does not read what it is sent. */
   get unread(): boolean {
     return this.socket.writableLength > OUTPUT_BYTES_MAX;
+  }
+
+  /** Gives a packet to the broker. */
+  inject(packet: Buffer): void {
+    if (!this.destroyed && !this.push(packet)) this.brokerBehind = true;
+  }
+
+  send(bytes: Buffer): void {
+    if (!this.socket.destroyed && this.socket.writable) this.socket.write(bytes);
+  }
+
+  leave(): void {
+    this.endedBy = 'DISCONNECT_WITH_WILL';
+    this.handler.lost(this);
   }
 
   /** Publishes that wait for their acknowledgement. */
@@ -294,15 +323,19 @@ export class Gate extends Duplex implements FrameSink {
       this.publish(bytes, start, body, end, bodyLength);
       return;
     }
-    if (type === DISCONNECT) this.endedBy ??= 'DISCONNECT';
     if (this.state === 'connecting') {
       this.state = 'passed';
       this.connectPacket = Buffer.from(bytes.subarray(start, end));
-      this.handler.connect(this, this.connectPacket.subarray(body - start));
+      this.handler.connect(this, this.connectPacket, body - start);
       return;
     }
     this.spendControl(end - start);
-    this.pass(bytes, start, end);
+    // A copy: the broker may keep it, and a slice would keep the whole chunk alive.
+    const packet = Buffer.from(bytes.subarray(start, end));
+    const passed = this.dialect === undefined ? packet : this.dialect.fromDevice(packet);
+    if (passed === undefined) return;
+    if (type === DISCONNECT) this.endedBy ??= 'DISCONNECT';
+    this.inject(passed);
   }
 
   private spendControl(bytes: number): void {
@@ -341,7 +374,8 @@ export class Gate extends Duplex implements FrameSink {
     callback: (error?: Error | null) => void,
   ): void {
     this.flushAcks();
-    if (this.socket.destroyed || this.socket.write(chunk)) callback();
+    const bytes = this.dialect?.toDevice(chunk) ?? chunk;
+    if (bytes.length === 0 || this.socket.destroyed || this.socket.write(bytes)) callback();
     else this.socket.once('drain', () => callback());
   }
 
@@ -363,8 +397,12 @@ export class Gate extends Duplex implements FrameSink {
     this.turn?.leave();
     this.backfill?.leave();
     if (!this.socket.destroyed) {
+      const farewell = this.accepted
+        ? this.dialect?.farewell(this.endedBy ?? 'CLOSED_BY_GATEWAY')
+        : undefined;
+      if (farewell !== undefined) this.send(farewell);
       // What was written goes out first; a peer that doesn't read is cut.
-      if (error === null && this.socket.writable) {
+      if ((error === null || farewell !== undefined) && this.socket.writable) {
         const cut = setTimeout(() => this.socket.destroy(), CLOSE_GRACE_MS);
         this.socket.once('close', () => clearTimeout(cut));
         this.socket.end(() => this.socket.destroy());
@@ -374,10 +412,10 @@ export class Gate extends Duplex implements FrameSink {
   }
 
   private frameLimits(limits: GateLimits): FrameLimits {
-    const bufferedMax = limits.payloadBytesMax + TOPIC_BYTES_MAX;
+    const bufferedMax = limits.payloadBytesMax + HEAD_BYTES_MAX;
     return {
       bufferedMax,
-      keptMax: Math.min(limits.keptBytesMax + TOPIC_BYTES_MAX, bufferedMax),
+      keptMax: Math.min(limits.keptBytesMax + HEAD_BYTES_MAX, bufferedMax),
       bodyMax: (type) => {
         // [MQTT-3.1.0-1] the first packet is a CONNECT
         if (this.state === 'connecting') return type === CONNECT ? limits.connectBytesMax : -1;
@@ -435,11 +473,6 @@ export class Gate extends Duplex implements FrameSink {
     else if (!this.held) this.push(null);
   }
 
-  private pass(bytes: Buffer, start: number, end: number): void {
-    // A copy: the broker may keep it, and a slice would keep the whole chunk alive.
-    if (!this.push(Buffer.from(bytes.subarray(start, end)))) this.brokerBehind = true;
-  }
-
   private publish(
     bytes: Buffer,
     start: number,
@@ -455,8 +488,8 @@ export class Gate extends Duplex implements FrameSink {
       return;
     }
     const topicEnd = body + 2 + bytes.readUInt16BE(body);
-    const payloadStart = qos === 0 ? topicEnd : topicEnd + 2;
-    if (payloadStart > end) {
+    const headEnd = qos === 0 ? topicEnd : topicEnd + 2;
+    if (headEnd > end) {
       this.violation('PACKET_MALFORMED');
       return;
     }
@@ -466,20 +499,45 @@ export class Gate extends Duplex implements FrameSink {
       this.violation('PACKET_MALFORMED');
       return;
     }
+    let payloadStart = headEnd;
+    let alias = 0;
+    if (this.dialect !== undefined) {
+      const properties = readPublishProperties(bytes, headEnd, end);
+      if (properties.end < 0) {
+        this.violation('PACKET_MALFORMED');
+        return;
+      }
+      payloadStart = properties.end;
+      alias = properties.alias;
+    }
+    if (this.dialect !== undefined && alias === 0 && topicEnd === body + 2) {
+      // [MQTT5-3.3.2.1] a topic or an alias
+      this.violation('PACKET_UNEXPECTED');
+      return;
+    }
+    let topic = alias > 0 && topicEnd === body + 2 ? '' : this.readTopic(bytes, body + 2, topicEnd);
+    if (alias > 0) {
+      topic = this.dialect?.topicOf(alias, topic, topicEnd - body - 2);
+      if (this.destroyed) return;
+    }
+    const payload = bytes.subarray(payloadStart, end);
     const payloadBytes = bodyLength - (payloadStart - body);
     this.inflight++;
     // Its PUBREL.
     if (qos === 2) this.expectAck();
     this.turn?.use(payloadBytes);
+    const retain = (flags & 1) === 1;
     const taken = this.handler.publish(this, {
-      topic: this.readTopic(bytes, body + 2, topicEnd),
+      topic,
       qos,
-      retain: (flags & 1) === 1,
+      retain,
       messageId,
-      payload: bytes.subarray(payloadStart, end),
+      payload,
       payloadBytes,
     });
-    if (!taken) this.pass(bytes, start, end);
+    if (taken) return;
+    if (this.dialect === undefined) this.inject(Buffer.from(bytes.subarray(start, end)));
+    else this.inject(plainPublish(bytes[start] as number, topic ?? '', messageId, payload));
   }
 
   private readTopic(bytes: Buffer, start: number, end: number): string | undefined {

@@ -36,6 +36,10 @@ export interface Publish {
   retain: boolean;
   /** The broker publishes it for a device whose connection broke. */
   will?: boolean;
+  /** Afterwards: why it, or the first part of it that was refused, was not taken. */
+  refusal?: Refusal | undefined;
+  /** Afterwards: it was refused in part only. */
+  takenInPart?: boolean;
 }
 
 export interface IngestOptions {
@@ -233,6 +237,7 @@ export class Ingest {
     const { counters, limits } = this.options;
     const items = CODEC.decode(publish.payload, { readingsMax: limits.readingsPerMessageMax });
     let accepted = 0;
+    let first: Refusal | undefined;
     for (const item of items) {
       const target = item.device === undefined ? session.own : this.targetOf(session, item.device);
       let refusal: Refusal | undefined;
@@ -242,12 +247,17 @@ export class Ingest {
       } else refusal = this.reading(target, item, received, request);
       if (refusal === undefined) accepted++;
       else {
+        first ??= refusal;
         const part = items.length === 1 ? publish : { ...publish, payload: partOf(item) };
         const of = typeof target === 'string' ? session.own : target;
         this.refuse(session, of, part, received, refusal, request);
       }
     }
     if (request.backfill !== undefined) this.countBackfill(session, publish, request, items.length);
+    if (first !== undefined) {
+      publish.refusal = first;
+      publish.takenInPart = accepted > 0;
+    }
     if (accepted === 0) return;
     counters.readingsAccepted.set(
       session.identity.tenant,
@@ -261,8 +271,9 @@ export class Ingest {
   private time(session: Session, publish: Publish, received: number): void {
     session.timeBudget ??= new TimeBudget(received);
     if (!session.timeBudget.spend(received)) {
+      publish.refusal = refuse('TIME_REQUESTS_TOO_MANY');
       this.note(session.own, decision('refused', 'TIME_REQUESTS_TOO_MANY'), received);
-      this.receipt(session, refuse('TIME_REQUESTS_TOO_MANY'), 'refused', publish, received);
+      this.receipt(session, publish.refusal, 'refused', publish, received);
       return;
     }
     const answer = timeAnswer(publish.payload, received, this.options.clock.now());
@@ -432,6 +443,7 @@ export class Ingest {
     request: AppendRequest,
   ): void {
     const { counters, limits } = this.options;
+    publish.refusal = refusal;
     const { tenant, device, type } = target;
     const { version: typeVersion } = target.slot;
     const kept = publish.payload.subarray(0, limits.deadLetterPayloadBytesMax);

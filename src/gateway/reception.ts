@@ -5,16 +5,19 @@ import type { ConnectionEnd, LimitCode } from '../core/refusals.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
 import { gateOf } from './broker.ts';
-import { readConnect, refusingConnack } from './connect-packet.ts';
+import { readConnect, refusingConnack, refusingConnack5 } from './connect-packet.ts';
 import { type ConnectInfo, connectInfo } from './connection-info.ts';
 import { deliver } from './deliveries.ts';
 import { Gate, type GateHandler, type GateLimits } from './gate.ts';
 import type { Ingest, Publish } from './ingest.ts';
+import { readConnect5 } from './mqtt5/connect.ts';
+import { type Dialect, TOPIC_ALIAS_MAX } from './mqtt5/dialect.ts';
 import { answerOf, type ConnectRules, type Refused, reasonOf } from './overload/connect-rules.ts';
 import { Handshakes } from './overload/handshakes.ts';
 import type { Overload } from './overload/overload.ts';
 import { refuse } from './refuse.ts';
 import { Session } from './session.ts';
+import type { SessionMemory } from './session-memory.ts';
 import type { Sessions } from './sessions.ts';
 import { decodeTopic, publishChannel, type SubscribeChannel } from './topics.ts';
 
@@ -52,6 +55,7 @@ export interface ReceptionOptions {
 
 export interface ReceptionParts {
   sessions: Sessions;
+  memory: SessionMemory;
   /** Of every gate. */
   handler: GateHandler;
   /** Gives the gate to the broker. */
@@ -67,6 +71,7 @@ export class Reception {
   readonly gates = new Set<Gate>();
   private readonly options: ReceptionOptions;
   private readonly sessions: Sessions;
+  private readonly memory: SessionMemory;
   private readonly handler: GateHandler;
   private readonly admit: (gate: Gate) => void;
   /** Those that have not sent a whole CONNECT, oldest first, and some that have. */
@@ -79,9 +84,10 @@ export class Reception {
   private readonly told = new Map<string, number>();
   private isClosed = false;
 
-  constructor(options: ReceptionOptions, { sessions, handler, admit }: ReceptionParts) {
+  constructor(options: ReceptionOptions, { sessions, memory, handler, admit }: ReceptionParts) {
     this.options = options;
     this.sessions = sessions;
+    this.memory = memory;
     this.handler = handler;
     this.admit = admit;
     this.handshakes = new Handshakes({
@@ -149,9 +155,9 @@ export class Reception {
   }
 
   /** Its CONNECT has come. */
-  connect(gate: Gate, body: Buffer): void {
+  connect(gate: Gate, packet: Buffer, bodyStart: number): void {
     this.connecting.delete(gate);
-    const summary = readConnect(body);
+    const summary = readConnect(packet.subarray(bodyStart));
     const version = summary?.version ?? 4;
     const refused = this.refusal() ?? this.options.rules.claimed(summary?.username);
     if (refused !== undefined) {
@@ -159,9 +165,13 @@ export class Reception {
       return;
     }
     if (version === 5) {
-      countRefused(this.options.counters, 'PROTOCOL_VERSION');
-      gate.refuse(refusingConnack(version, 'version', 'MQTT 3.1.1 is spoken here'));
-      return;
+      const terms = readConnect5(packet, this.serverTerms);
+      if ('reason' in terms) {
+        countRefused(this.options.counters, 'CONNECT_INVALID');
+        gate.refuse(refusingConnack5(terms.reason));
+        return;
+      }
+      gate.translate(terms);
     }
     const waits = this.handshakes.offer(gate, () => {
       this.admit(gate);
@@ -170,6 +180,20 @@ export class Reception {
       const expected = `at most ${this.options.handshakesWaitingMax} that wait`;
       this.refuseConnect(gate, version, { code: 'CONNECTS_WAITING', expected });
     }
+  }
+
+  private get keepAliveMaxSeconds(): number {
+    return Math.min(65_535, Math.floor(this.options.keepAliveMaxMs / 1_000));
+  }
+
+  private get serverTerms() {
+    const { inflightMax, packetBytesMax } = this.options.gate;
+    return {
+      receiveMaximum: Math.min(inflightMax, 65_535),
+      packetBytesMax,
+      keepAliveMaxSeconds: this.keepAliveMaxSeconds,
+      topicAliasMax: TOPIC_ALIAS_MAX,
+    };
   }
 
   /** Why nobody at all is let in now. */
@@ -186,8 +210,7 @@ export class Reception {
 
   private refuseConnect(gate: Gate, version: number, refused: Refused): void {
     this.noteRefused(refused);
-    const { retryAfterMs } = refused;
-    gate.refuse(refusingConnack(version, answerOf(refused), reasonOf(refused), retryAfterMs));
+    gate.refuse(connackOf(version, refused));
   }
 
   private noteRefused({ code, expected, device }: Refused): void {
@@ -227,17 +250,22 @@ export class Reception {
     const { clientId, username } = packet;
     // [MQTT-3.1.3-8] an empty id needs a clean session
     if (clientId.length > CLIENT_ID_MAX || (clientId === '' && !packet.clean)) {
-      gateOf(client).socket.write(IDENTIFIER_REJECTED);
+      gateOf(client).write(IDENTIFIER_REJECTED);
       countRefused(this.options.counters, 'IDENTIFIER_REJECTED');
       done(new Error('identifier rejected'), false);
       return;
     }
     // Ids are namespaced by the name that is authenticated next, so that no device can take over another's.
     packet.clientId = `${username ?? ''}/${clientId === '' ? randomUUID() : clientId}`;
-    const keepAliveMax = Math.min(65_535, Math.floor(this.options.keepAliveMaxMs / 1_000));
+    const keepAliveMax = this.keepAliveMaxSeconds;
     packet.keepalive = Math.min(packet.keepalive || keepAliveMax, keepAliveMax);
     const gate = gateOf(client);
-    this.connects.set(gate, connectInfo(packet, clientId, gate.socket as Socket));
+    const version = gate.dialect === undefined ? (packet.protocolVersion ?? 4) : 5;
+    const clean = gate.dialect?.terms.cleanStart ?? packet.clean === true;
+    this.connects.set(
+      gate,
+      connectInfo(packet, { clientId, version, clean }, gate.socket as Socket),
+    );
     this.keepWill(client, packet);
     done(null, true);
   }
@@ -298,13 +326,16 @@ export class Reception {
     );
     if (refused !== undefined) {
       this.noteRefused(refused);
+      if (gate.dialect !== undefined) gate.dialect.refusal = connackOf(5, refused);
       return authenticateError();
     }
     const connection = {
       send: (channel: SubscribeChannel, payload: string) =>
         deliver(client, identity, channel, payload),
+      notice: (text: string) => gate.dialect?.notice(text),
       end: (reason: ConnectionEnd) => gate.cut(reason),
     };
+    if (gate.dialect !== undefined) this.keepAsAsked(client, gate.dialect);
     const own = this.options.ingest.target(identity);
     const { overload } = this.options;
     const usage = overload.book.open(identity.tenant, identity.device);
@@ -323,6 +354,19 @@ export class Reception {
     gate.once('close', () => overload.book.close(usage));
     return undefined;
   }
+
+  /** A session of MQTT 5 begins anew when it is asked to, and ends when its time is over. */
+  private keepAsAsked(client: Client, dialect: Dialect): void {
+    if (dialect.terms.cleanStart) this.memory.forget(client.id);
+    gateOf(client).once('close', () => {
+      const { sessionExpiryMs } = dialect;
+      if (sessionExpiryMs < Number.POSITIVE_INFINITY) this.memory.expire(client, sessionExpiryMs);
+    });
+  }
+}
+
+function connackOf(version: number, refused: Refused): Buffer {
+  return refusingConnack(version, answerOf(refused), reasonOf(refused), refused.retryAfterMs);
 }
 
 /** Counts a connection that was refused, or closed for what its peer did. */

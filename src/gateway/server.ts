@@ -6,12 +6,13 @@ import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
 import type { SlowedBy } from '../core/refusals.ts';
 import { feedKeepAlive, gateOf, ProtocolBroker } from './broker.ts';
-import { farewell } from './connect-packet.ts';
 import type { DeviceView } from './contract.ts';
+import { DelayedWills } from './delayed-wills.ts';
 import { takeOnce } from './exactly-once.ts';
 import type { ViolationReason } from './frames.ts';
 import type { Gate, GateHandler, PublishPacket as GatePublish } from './gate.ts';
 import type { Done, Publish } from './ingest.ts';
+import { answerOf } from './mqtt5/answer.ts';
 import { Farewells } from './overload/farewells.ts';
 import type { Overload } from './overload/overload.ts';
 import type { DeviceUsage } from './overload/usage.ts';
@@ -60,6 +61,7 @@ export class Gateway implements GateHandler {
   private sweep: NodeJS.Timeout | undefined;
   private directoryVersion: number;
   private stopping = false;
+  private readonly wills: DelayedWills;
   private readonly farewells = new Farewells<Gate>((gate) => gate.destroy());
 
   private constructor(options: GatewayOptions) {
@@ -67,8 +69,10 @@ export class Gateway implements GateHandler {
     this.directoryVersion = options.directory.version();
     // Twice as many devices as can be connected: those that come back are remembered.
     this.memory = new SessionMemory({ devicesMax: 2 * options.connectionsMax });
+    this.wills = new DelayedWills({ max: options.connectionsMax });
     this.reception = new Reception(options, {
       sessions: this.sessions,
+      memory: this.memory,
       handler: this,
       admit: (gate) => {
         this.clients.set(gate, this.broker.handle(gate));
@@ -163,8 +167,10 @@ export class Gateway implements GateHandler {
   /** Tells a device by a receipt what slows it down; nothing was lost by it. */
   tell(device: DeviceUsage, code: string, message: string, expected: string): void {
     const receipt = { code, message, expected, severity: 'notice', received: Date.now() };
-    for (const session of this.sessions.ofDevice(device.key))
+    for (const session of this.sessions.ofDevice(device.key)) {
+      session.connection.notice(`${code}: ${message} (${expected})`);
       if (session.sendReceipt(JSON.stringify(receipt))) this.options.counters.receiptsSent++;
+    }
   }
 
   /**
@@ -180,14 +186,9 @@ export class Gateway implements GateHandler {
     const started = performance.now();
     for (let closed = 0; open.length > 0; ) {
       for (; open.length > 0 && closed <= (performance.now() - started) * perMs; closed++)
-        this.finish(open.pop());
+        open.pop()?.finish();
       if (open.length > 0) await new Promise((resolve) => setTimeout(resolve, DRAIN_STEP_MS));
     }
-  }
-
-  private finish(gate: Gate | undefined): void {
-    // Only MQTT 3.1.1 is spoken yet, which knows no farewell.
-    gate?.finish(farewell(4, 'stopping'));
   }
 
   /** Takes no more connections and reads no more packets; what was read is still acknowledged. */
@@ -197,6 +198,7 @@ export class Gateway implements GateHandler {
     this.server.close();
     this.reception.stop();
     for (const gate of this.reception.gates) gate.socket.pause();
+    this.wills.endAll();
   }
 
   /** Ends all connections, after {@link stopReading} and after the log has committed everything. */
@@ -224,43 +226,34 @@ export class Gateway implements GateHandler {
     const cut = payload.length < payloadBytes;
     const valid = topic !== undefined && !topic.startsWith('$');
     if (valid && !cut && (qos === 2 || !this.options.fastPath) && !isDeep(topic)) return false;
+    const publish: Publish = {
+      topic: topic ?? '(invalid)',
+      channel: undefined,
+      payload,
+      payloadBytes,
+      qos,
+      retain,
+    };
     const { receivedAt } = gate;
     const done = (error: Error | null) => {
       if (qos === 1) this.options.observePuback(performance.now() - receivedAt);
       // Never lied to: without a commit there is no acknowledgement, and the device sends again.
-      if (error === null) gate.acknowledge(qos, messageId);
+      if (error === null) gate.acknowledge(qos, messageId, answerOf(publish));
       else gate.cut('NOT_COMMITTED');
     };
-    const shown = topic ?? '(invalid)';
     if (!valid) {
-      const publish: Publish = {
-        topic: shown,
-        channel: undefined,
-        payload,
-        payloadBytes,
-        qos,
-        retain,
-      };
-      this.options.ingest.reject(
-        session,
-        publish,
-        refuse('TOPIC_INVALID', { actual: shown }),
-        done,
-      );
+      const refusal = refuse('TOPIC_INVALID', { actual: publish.topic });
+      this.options.ingest.reject(session, publish, refusal, done);
       return true;
     }
     const { tenant, device } = session.identity;
-    const channel = publishChannel(topic, tenant, device);
-    this.options.ingest.publish(
-      session,
-      { topic, channel, payload, payloadBytes, qos, retain },
-      done,
-    );
+    publish.channel = publishChannel(topic, tenant, device);
+    this.options.ingest.publish(session, publish, done);
     return true;
   }
 
-  connect(gate: Gate, body: Buffer): void {
-    this.reception.connect(gate, body);
+  connect(gate: Gate, packet: Buffer, bodyStart: number): void {
+    this.reception.connect(gate, packet, bodyStart);
   }
 
   alive(gate: Gate): void {
@@ -333,6 +326,8 @@ export class Gateway implements GateHandler {
     if (session === undefined || gate.destroyed) return;
     this.sessions.accept(gate, session);
     const { clientId } = session;
+    if (gate.dialect?.terms.cleanStart === false) this.wills.cancel(clientId);
+    else this.wills.end(clientId);
     let since: number | undefined;
     gate.once('close', () => {
       const reason = gate.endedBy ?? 'CLOSED_BY_GATEWAY';
@@ -382,26 +377,36 @@ export class Gateway implements GateHandler {
       return;
     }
     const isWill = packet.cmd !== 'publish';
+    const { tenant, device } = session.identity;
+    const payload = Buffer.from(packet.payload);
+    const publish: Publish = {
+      topic: packet.topic,
+      channel: publishChannel(packet.topic, tenant, device),
+      payload,
+      payloadBytes: payload.length,
+      qos: packet.qos,
+      retain: packet.retain,
+      will: isWill,
+    };
+    const ingest = (done: Done) => this.options.ingest.publish(session, publish, done);
+    const { dialect } = gate;
+    if (isWill) {
+      const delayMs = dialect?.willDelayMs ?? 0;
+      if (delayMs === 0) ingest(done);
+      else {
+        this.wills.hold(session.clientId, delayMs, () => ingest(() => {}));
+        setImmediate(done, null);
+      }
+      return;
+    }
+    const { messageId = 0 } = packet;
     const settle = (error: Error | null) => {
-      if (!isWill) gate.settle();
+      const answer = answerOf(publish);
+      if (answer !== undefined && packet.qos > 0) dialect?.answer(messageId, answer);
+      gate.settle();
       done(error);
     };
-    const ingest = (done: Done) => {
-      const payload = Buffer.from(packet.payload);
-      const { tenant, device } = session.identity;
-      const publish: Publish = {
-        topic: packet.topic,
-        channel: publishChannel(packet.topic, tenant, device),
-        payload,
-        payloadBytes: payload.length,
-        qos: packet.qos,
-        retain: packet.retain,
-        will: isWill,
-      };
-      this.options.ingest.publish(session, publish, done);
-    };
-    if (packet.qos === 2 && !isWill)
-      takeOnce(this.memory.of(client), packet.messageId ?? 0, ingest, settle);
+    if (packet.qos === 2) takeOnce(this.memory.of(client), messageId, ingest, settle);
     else ingest(settle);
   }
 

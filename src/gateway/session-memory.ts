@@ -11,6 +11,10 @@ export interface SessionState {
   incoming: Set<number>;
   /** Ids of QoS 2 publishes that are on their way into the log, with who else waits for the same. */
   arriving: Map<number, ((error: Error | null) => void)[]>;
+  /** The connection that it belongs to now, or belonged to last. */
+  holder?: ClientLike;
+  /** When it ends after its connection (MQTT 5), of the clock that was given; undefined: it doesn't. */
+  expiresAt?: number | undefined;
 }
 
 interface StoredSubscription {
@@ -64,8 +68,16 @@ export class SessionMemory {
    */
   private readonly bound = new WeakMap<ClientLike, SessionState>();
 
-  constructor(options: { devicesMax: number; outgoingTotalBytesMax?: number }) {
+  private readonly now: () => number;
+
+  constructor(options: {
+    devicesMax: number;
+    outgoingTotalBytesMax?: number;
+    /** Monotonic, ms. */
+    now?: () => number;
+  }) {
     this.devicesMax = options.devicesMax;
+    this.now = options.now ?? (() => performance.now());
     this.outgoingTotalBytesMax = options.outgoingTotalBytesMax ?? OUTGOING_TOTAL_BYTES_MAX;
   }
 
@@ -79,8 +91,28 @@ export class SessionMemory {
     const known = this.bound.get(client);
     if (known !== undefined) return known;
     const state = client.clean === false ? this.remembered(client.id) : emptyState();
+    state.holder = client;
+    state.expiresAt = undefined;
     this.bound.set(client, state);
     return state;
+  }
+
+  /** Its connection has ended: the session ends that many ms later. Not when another one has taken it over. */
+  expire(client: ClientLike, afterMs: number): void {
+    const state = this.find(client.id);
+    if (state?.holder !== client) return;
+    if (afterMs === 0) this.forget(client.id);
+    else state.expiresAt = this.now() + afterMs;
+  }
+
+  /** What is remembered under an id. */
+  forget(id: string): void {
+    const device = deviceOf(id);
+    const sessions = this.devices.get(device);
+    const state = sessions?.get(id);
+    if (state !== undefined) this.forgetOutgoing(state);
+    sessions?.delete(id);
+    if (sessions?.size === 0) this.devices.delete(device);
   }
 
   // Aedes asks for this very kind of function.
@@ -108,12 +140,7 @@ export class SessionMemory {
 
   /** A clean session begins: what was remembered under its id is forgotten. */
   async cleanSubscriptions(client: ClientLike): Promise<void> {
-    const device = deviceOf(client.id);
-    const sessions = this.devices.get(device);
-    const state = sessions?.get(client.id);
-    if (state !== undefined) this.forgetOutgoing(state);
-    sessions?.delete(client.id);
-    if (sessions?.size === 0) this.devices.delete(device);
+    this.forget(client.id);
   }
 
   async outgoingEnqueue(client: { clientId: string }, packet: OutgoingPacket): Promise<void> {
@@ -207,14 +234,17 @@ export class SessionMemory {
   }
 
   private find(id: string): SessionState | undefined {
-    return this.devices.get(deviceOf(id))?.get(id);
+    const state = this.devices.get(deviceOf(id))?.get(id);
+    if (state?.expiresAt === undefined || state.expiresAt > this.now()) return state;
+    this.forget(id);
+    return undefined;
   }
 
   /** The state of a session that outlives its connection; it moves to the end of those that go first. */
   private remembered(id: string): SessionState {
     const device = deviceOf(id);
+    const state = this.find(id) ?? emptyState();
     const sessions = this.devices.get(device) ?? new Map<string, SessionState>();
-    const state = sessions.get(id) ?? emptyState();
     sessions.delete(id);
     sessions.set(id, state);
     for (const dropped of dropOldest(sessions, SESSIONS_PER_DEVICE_MAX)) {

@@ -81,6 +81,8 @@ export class Target {
 export interface Connection {
   /** Sends a message to the device; false when it does not listen or reads too slowly. */
   send(channel: SubscribeChannel, payload: string): boolean;
+  /** Says it with the next acknowledgement, where the protocol has room for it. */
+  notice(text: string): void;
   end(reason: ConnectionEnd): void;
 }
 

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { systemClock } from '../../src/core/clock.ts';
 import { Registry } from '../../src/tenants/registry.ts';
 import { connectDevice, createGateway, readLog } from '../helpers/gateway.ts';
-import { RawClient } from '../helpers/raw-client.ts';
+import { PROTOCOL_VERSION, RawClient } from '../helpers/raw-client.ts';
 
 interface Case {
   name: string;
@@ -412,7 +412,9 @@ test('a device whose type the configuration no longer declares connects and is t
   );
 });
 
-for (const topic of ['t/acme/d/d1/+', '#', 't/acme/d/d1/tele\u0001metry', '']) {
+// Without a topic MQTT 5 expects an alias, and its absence breaks the protocol.
+const noTopic = PROTOCOL_VERSION === 5 ? [] : [''];
+for (const topic of ['t/acme/d/d1/+', '#', 't/acme/d/d1/tele\u0001metry', ...noTopic]) {
   test(`a publish to the topic ${JSON.stringify(topic)} is refused, and the connection goes on`, async (t) => {
     const gateway = await createGateway(t);
     const { secret } = gateway.registry.addDevice({

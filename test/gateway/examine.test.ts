@@ -57,7 +57,7 @@ function createBench(t: TestContext, definitions: object = STRICT) {
       const identity = { tenant: 'acme', device, type: 'probe' };
       const session = new Session({
         ...{ identity, clientId: 'c', secretHash: '' },
-        connection: { send: () => false, end() {} },
+        connection: { send: () => false, notice() {}, end() {} },
         own: ingest.target(identity),
       });
       records.length = 0;

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import mqtt, { type Packet } from 'mqtt-packet';
 import type { ProtocolBroker } from '../../src/gateway/broker.ts';
 import { createGateway, type GatewayFixture } from '../helpers/gateway.ts';
-import { publishBytes, RawClient } from '../helpers/raw-client.ts';
+import { encode, PROTOCOL_VERSION, publishBytes, RawClient } from '../helpers/raw-client.ts';
 import { connectPacket, inside, newDevice, subscribe, until } from './raw.ts';
 
 /** What bounds one connection; many at a time, and memory, are in test/system/hostile.test.ts. */
@@ -26,7 +26,7 @@ test('packets other than publishes have a budget: a flood of them waits in the s
   let pings = 0;
   brokerOf(fixture).on('ping', () => pings++);
   const started = performance.now();
-  client.socket.write(Buffer.concat(Array(50_000).fill(mqtt.generate({ cmd: 'pingreq' }))));
+  client.socket.write(Buffer.concat(Array(50_000).fill(encode({ cmd: 'pingreq' }))));
   await until(() => gate.waiting);
   await sleep(500);
   const seconds = (performance.now() - started) / 1_000;
@@ -49,14 +49,14 @@ test('a few large SUBSCRIBEs use the budget up, too', async (t) => {
     topic: i.toString(36),
     qos: 1 as const,
   }));
-  const large = mqtt.generate({ cmd: 'subscribe', messageId: 1, subscriptions });
+  const large = encode({ cmd: 'subscribe', messageId: 1, subscriptions });
   assert.ok(large.length > 3_500 && large.length < 4_096);
   client.socket.write(Buffer.concat(Array(500).fill(large)));
   await until(() => taken >= 8);
   await sleep(500);
   assert.ok(taken < 30, `${taken} were taken`);
   const granted = client.packets.find(({ cmd }) => cmd === 'suback');
-  assert.ok(granted?.cmd === 'suback' && granted.granted.every((qos) => qos === 0x80));
+  assert.ok(granted?.cmd === 'suback' && granted.granted.every((code) => Number(code) >= 0x80));
 });
 
 test('acknowledgements that are due cost nothing: thousands of QoS 2 publishes flow', async (t) => {
@@ -72,7 +72,7 @@ test('acknowledgements that are due cost nothing: thousands of QoS 2 publishes f
       released++;
       if (released === COUNT) resolve();
     };
-    const parser = mqtt.parser();
+    const parser = mqtt.parser({ protocolVersion: PROTOCOL_VERSION });
     parser.on('packet', onPacket);
     client.socket.on('data', (chunk) => parser.parse(chunk));
   });
@@ -123,7 +123,7 @@ test('of connections without a CONNECT only so many stay, the youngest; others g
   const { client: old } = await newDevice(fixture, 'old');
   const silent = Array.from({ length: 30 }, () => RawClient.open(fixture.gateway.port));
   // Half a CONNECT is none.
-  const half = mqtt.generate(connectPacket('acme/d1', 'secret')).subarray(0, -1);
+  const half = encode(connectPacket('acme/d1', 'secret')).subarray(0, -1);
   for (const [index, client] of silent.entries()) if (index % 2 === 0) client.socket.write(half);
   await until(() => silent.filter(({ closed }) => closed).length === 20);
   assert.equal(refused(fixture, 'CONNECTING_MAX'), 20);

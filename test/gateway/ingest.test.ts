@@ -47,7 +47,7 @@ function createIngest(t: TestContext) {
     return new Session({
       identity,
       clientId: 'c',
-      connection: { send: () => false, end() {} },
+      connection: { send: () => false, notice() {}, end() {} },
       own: ingest.target(identity),
       secretHash: '',
     });

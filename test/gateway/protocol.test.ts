@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import mqtt from 'mqtt-packet';
 import { createGateway, type GatewayFixture } from '../helpers/gateway.ts';
-import { publishBytes, RawClient } from '../helpers/raw-client.ts';
+import { encode, publishBytes, RawClient } from '../helpers/raw-client.ts';
 import { connect, connectPacket, inside, newDevice, received, until } from './raw.ts';
 
 const READING = Buffer.from('{"temperature":20}');
@@ -26,17 +25,13 @@ test('what is no CONNECT, or too large a one, closes the connection unanswered',
     device: 'd1',
     type: 'thermostat',
   });
-  const bytes = mqtt.generate(connectPacket('acme/d1', secret));
+  const bytes = encode(connectPacket('acme/d1', secret));
   const cases: [string, Buffer, string][] = [
     ['PUBLISH first', publishBytes('me/telemetry', READING, 1, 1), 'PACKET_UNEXPECTED'],
     ['PINGREQ first', Buffer.from([0xc0, 0]), 'PACKET_UNEXPECTED'],
     ['HTTP', Buffer.from('GET / HTTP/1.1\r\n\r\n'), 'PACKET_UNEXPECTED'],
     ['endless header', Buffer.from([0x10, 0xff, 0xff, 0xff, 0xff]), 'PACKET_MALFORMED'],
-    [
-      'large CONNECT',
-      mqtt.generate(connectPacket('acme/d1', 'x'.repeat(9_000))),
-      'PACKET_TOO_LARGE',
-    ],
+    ['large CONNECT', encode(connectPacket('acme/d1', 'x'.repeat(9_000))), 'PACKET_TOO_LARGE'],
     [
       'largest CONNECT, header alone',
       Buffer.from([0x10, 0xff, 0xff, 0xff, 0x7f]),
@@ -122,8 +117,8 @@ for (const fastPath of [true, false]) {
         type: 'thermostat',
       });
       return Buffer.concat([
-        mqtt.generate(connectPacket(`acme/${device}`, secret)),
-        mqtt.generate({
+        encode(connectPacket(`acme/${device}`, secret)),
+        encode({
           cmd: 'subscribe',
           messageId: 9,
           subscriptions: [{ topic: 'me/receipts', qos: 0 }],
@@ -131,9 +126,9 @@ for (const fastPath of [true, false]) {
         ...[1, 2, 3].map((id) => publishBytes('me/telemetry', READING, 1, id)),
         publishBytes('me/telemetry', READING, 2, 4),
         publishBytes('me/telemetry', Buffer.from('{"temperature":"x"}'), 1, 5),
-        mqtt.generate({ cmd: 'pubrel', messageId: 4 }),
+        encode({ cmd: 'pubrel', messageId: 4 }),
         publishBytes('me/telemetry', READING, 0, 0),
-        mqtt.generate({ cmd: 'pingreq' }),
+        encode({ cmd: 'pingreq' }),
       ]);
     };
     const dribble = RawClient.open(fixture.gateway.port);
@@ -275,7 +270,7 @@ test('an error of the directory makes the device send again, and hurts nobody el
   hub.socket.write(publishBytes('me/telemetry', Buffer.from('{"devices":{"leaf":{"a":1}}}'), 1, 1));
   await hub.ended();
   assert.deepEqual(
-    hub.packets.map(({ cmd }) => cmd),
+    hub.packets.map(({ cmd }) => cmd).filter((cmd) => cmd !== 'disconnect'),
     ['connack'],
   );
   await other.publish('me/telemetry', READING, 1);

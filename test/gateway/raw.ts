@@ -4,14 +4,15 @@ import type { Gate } from '../../src/gateway/gate.ts';
 import type { Session } from '../../src/gateway/session.ts';
 import type { SessionMemory } from '../../src/gateway/session-memory.ts';
 import type { GatewayFixture } from '../helpers/gateway.ts';
-import { RawClient } from '../helpers/raw-client.ts';
+import { PROTOCOL_VERSION, RawClient } from '../helpers/raw-client.ts';
 
-/** A CONNECT of MQTT 3.1.1 for a device. */
+/** A CONNECT for a device. */
 export function connectPacket(
   username: string,
   secret: string,
   more: Partial<IConnectPacket> = {},
 ): IConnectPacket {
+  const version = more.protocolVersion ?? PROTOCOL_VERSION;
   return {
     cmd: 'connect',
     clientId: 'raw',
@@ -20,7 +21,10 @@ export function connectPacket(
     keepalive: 60,
     clean: true,
     protocolId: 'MQTT',
-    protocolVersion: 4,
+    protocolVersion: PROTOCOL_VERSION,
+    // A session that is kept, as 3.1.1 keeps it.
+    ...(version === 5 &&
+      more.clean === false && { properties: { sessionExpiryInterval: 2 ** 32 - 1 } }),
     ...more,
   };
 }
@@ -32,7 +36,8 @@ export async function connect(
   secret: string,
   more: Partial<IConnectPacket> = {},
 ): Promise<{ client: RawClient; connack: IConnackPacket }> {
-  const client = RawClient.open(fixture.gateway.port);
+  const version = more.protocolVersion === 5 ? 5 : PROTOCOL_VERSION;
+  const client = RawClient.open(fixture.gateway.port, version);
   const connack = client.next(({ cmd }) => cmd === 'connack');
   client.send(connectPacket(username, secret, more));
   return { client, connack: (await connack) as IConnackPacket };
@@ -51,7 +56,7 @@ export async function newDevice(
   return { client, secret, username };
 }
 
-/** Subscribes and returns what was granted. */
+/** Subscribes and returns what was granted; refused ones are 0x80 in both versions. */
 export async function subscribe(
   client: RawClient,
   topics: string[],
@@ -63,7 +68,8 @@ export async function subscribe(
     messageId: 1,
     subscriptions: topics.map((topic) => ({ topic, qos })),
   });
-  return ((await suback) as ISubackPacket).granted as number[];
+  const { granted } = (await suback) as ISubackPacket;
+  return (granted as number[]).map((code) => Math.min(code, 0x80));
 }
 
 /** Resolves when `count` packets of a kind have come; rejects after 5 s. */

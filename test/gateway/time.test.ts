@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import type { MqttClient } from 'mqtt';
 import { TimeBudget, timeAnswer } from '../../src/gateway/time-answer.ts';
 import { createGateway, type Device, readLog } from '../helpers/gateway.ts';
+import { PROTOCOL_VERSION } from '../helpers/raw-client.ts';
 
 interface Answer {
   originate: number | string | null;
@@ -153,7 +154,7 @@ test('what the gateway remembers: connections and why they ended, decisions, clo
   assert.match(connection?.from ?? '', /^127\.0\.0\.1:\d+$/);
   assert.deepEqual(
     [connection?.protocol, connection?.clean, connection?.endedAt, connection?.clientId],
-    ['MQTT 3.1.1', true, null, 'acme/d1'],
+    [PROTOCOL_VERSION === 5 ? 'MQTT 5' : 'MQTT 3.1.1', true, null, 'acme/d1'],
   );
   const codes = new Set(open.decisions.map(({ what, code }) => `${what} ${code}`));
   for (const one of [

@@ -242,7 +242,7 @@ export class ModelGateway {
       const identity = { tenant: TENANT, device, type: spec.type };
       session = new Session({
         ...{ identity, clientId: device, own: this.ingest.target(identity), secretHash: '' },
-        connection: { send: () => true, end: () => {} },
+        connection: { send: () => true, notice: () => {}, end: () => {} },
       });
       this.sessions.set(device, session);
     }

@@ -187,7 +187,9 @@ test('farewells: a few connections that are lost end at once, of thousands so ma
 
 test('a CONNECT is read as far as it is needed, whatever it holds', () => {
   const summary = (packet: Parameters<typeof connectPacket>[2]) => {
-    const bytes = mqtt.generate(connectPacket('acme/d1', 'secret', packet));
+    const bytes = mqtt.generate(
+      connectPacket('acme/d1', 'secret', { protocolVersion: 4, ...packet }),
+    );
     return readConnect(bytes.subarray(2));
   };
   const will = { topic: 'me/state', payload: Buffer.from('gone'), qos: 1 as const, retain: false };
@@ -201,12 +203,18 @@ test('a CONNECT is read as far as it is needed, whatever it holds', () => {
     version: 3,
     username: 'acme/d1',
   });
-  const { username: _u, password: _p, ...anonymous } = connectPacket('', '');
+  const {
+    username: _u,
+    password: _p,
+    ...anonymous
+  } = connectPacket('', '', { protocolVersion: 4 });
   assert.deepEqual(readConnect(mqtt.generate(anonymous).subarray(2)), {
     version: 4,
     username: undefined,
   });
-  const bytes = mqtt.generate(connectPacket('acme/d1', 'secret', { will })).subarray(2);
+  const bytes = mqtt
+    .generate(connectPacket('acme/d1', 'secret', { will, protocolVersion: 4 }))
+    .subarray(2);
   for (let end = 0; end < bytes.length - 'secret'.length - 2; end++)
     assert.equal(readConnect(bytes.subarray(0, end)), undefined, `cut at ${end}`);
   assert.equal(readConnect(Buffer.from('GET / HTTP/1.1')), undefined);

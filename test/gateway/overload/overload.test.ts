@@ -92,10 +92,10 @@ describe('levels', { concurrency: true }, () => {
     });
     assert.equal(connack.returnCode, 3);
     await refused.ended();
-    const five = RawClient.open(fixture.gateway.port);
+    const five = RawClient.open(fixture.gateway.port, 5);
     five.send(connectPacket('acme/open', secret, { clientId: 'five', protocolVersion: 5 }));
     const [busy] = await received(five, 'connack', 1);
-    assert.equal(busy?.cmd === 'connack' && busy.returnCode, 0x89);
+    assert.equal(busy?.cmd === 'connack' && busy.reasonCode, 0x89);
     await open.publish('me/telemetry', READING, 1);
     await open.publish('me/telemetry', READING, 2);
     assert.equal(fixture.counters.refusedConnections.get('OVERLOADED'), 2);

@@ -1,0 +1,350 @@
+import type {
+  IConnackPacket,
+  IDisconnectPacket,
+  ISubscribePacket,
+  IUnsubscribePacket,
+} from 'mqtt-packet';
+import { FrameReader, PUBLISH, type ViolationReason } from '../frames.ts';
+import { type ConnectTerms, expiryMs } from './connect.ts';
+import { packetOf, readPacket, writePacket } from './packets.ts';
+import { REASON, reasonOfEnd, reasonOfFilter, reasonOfReturnCode } from './reasons.ts';
+
+/** What is said with an acknowledgement, beside that it is one. */
+export interface Answer {
+  reasonCode: number;
+  /** In words; empty: none. */
+  reason: string;
+}
+
+/** What the dialect needs of its connection. */
+export interface DialectHost {
+  violation(reason: ViolationReason): void;
+  /** To the broker, in 3.1.1. */
+  inject(packet: Buffer): void;
+  /** To the device, in MQTT 5. */
+  send(bytes: Buffer): void;
+  /** The device leaves, and wants its will published. */
+  leave(): void;
+}
+
+const CONNACK = 2;
+const PUBACK = 4;
+const PUBREC = 5;
+const PUBCOMP = 7;
+const SUBACK = 9;
+const UNSUBACK = 11;
+const DISCONNECT = 14;
+
+/** Topics that a device may give a number to save their bytes. */
+export const TOPIC_ALIAS_MAX = 16;
+/** Longer topics are nobody's own. */
+const ALIASED_BYTES_MAX = 256;
+/** SUBSCRIBEs and UNSUBSCRIBEs whose answer is awaited; their sockets have a budget besides. */
+const REQUESTS_MAX = 64;
+/** Of a text in a packet; the receipt has all of it. */
+const REASON_CHARS_MAX = 256;
+const NO_PROPERTIES = Buffer.from([0]);
+const NOTHING: Buffer = Buffer.alloc(0);
+
+/**
+ * MQTT 5 for one connection, in front of a broker that speaks 3.1.1: packets of the device are said to the
+ * broker in 3.1.1, those of the broker to the device in MQTT 5. Both have the same flow, so nothing is kept but
+ * what one side can't be told: topic aliases, reasons, how much the device takes at once.
+ */
+export class Dialect {
+  readonly terms: ConnectTerms;
+  private readonly host: DialectHost;
+  private readonly frames: FrameReader;
+  private sessionExpiry: number;
+  /** What the CONNACK of a refusal says instead of what the broker does. */
+  refusal: Buffer | undefined;
+  private readonly aliases = new Map<number, string | undefined>();
+  /** The filters of requests that wait for their answer, by packet id. */
+  private readonly requests = new Map<number, string[]>();
+  /** What to say with acknowledgements that the broker writes, by packet id; as many as publishes may wait. */
+  private readonly answers = new Map<number, Answer>();
+  /** QoS 2 publishes that were refused: MQTT 5 ends there, 3.1.1 goes on. */
+  private readonly released = new Set<number>();
+  private converted: Buffer[] = [];
+  /** Publishes beyond what the device takes at once, in order. */
+  private readonly held: Buffer[] = [];
+  heldBytes = 0;
+  private unacknowledged = 0;
+  /** The next PUBACK says so. */
+  private noticed = '';
+
+  constructor(terms: ConnectTerms, host: DialectHost) {
+    this.terms = terms;
+    this.host = host;
+    this.sessionExpiry = terms.sessionExpiryMs;
+    const any = Number.POSITIVE_INFINITY;
+    this.frames = new FrameReader(
+      { bodyMax: () => any, bufferedMax: any, keptMax: any },
+      {
+        ready: () => true,
+        frame: (bytes, start, body, end) => this.convert(bytes, start, body, end),
+        violation: (reason) => host.violation(reason),
+      },
+    );
+  }
+
+  /** How long the session is kept after the connection, ms. */
+  get sessionExpiryMs(): number {
+    return this.sessionExpiry;
+  }
+
+  /** How long the will waits for the device to come back, ms; the end of the session is the latest time. */
+  get willDelayMs(): number {
+    return Math.min(this.terms.willDelayMs, this.sessionExpiry);
+  }
+
+  /**
+   * The topic of a publish with an alias, which `given` defines when it has bytes; undefined: it is invalid.
+   * Closes the connection when there is no such alias.
+   */
+  topicOf(alias: number, given: string | undefined, givenBytes: number): string | undefined {
+    if (alias > TOPIC_ALIAS_MAX || givenBytes > ALIASED_BYTES_MAX) {
+      this.host.violation('TOPIC_ALIAS_INVALID');
+      return undefined;
+    }
+    if (givenBytes > 0) {
+      // An invalid topic is refused with its message, and so is each that comes by the alias.
+      this.aliases.set(alias, given);
+      return given;
+    }
+    if (!this.aliases.has(alias)) this.host.violation('PACKET_UNEXPECTED');
+    return this.aliases.get(alias);
+  }
+
+  /** A packet of the device that is neither CONNECT nor PUBLISH, for the broker; undefined: it has no part in it. */
+  fromDevice(packet: Buffer): Buffer | undefined {
+    const first = packet[0] as number;
+    const type = first >> 4;
+    if (type >= PUBACK && type <= PUBCOMP) return this.acknowledged(packet);
+    if (type === 12) return packet;
+    const read = readPacket(packet);
+    if (read?.cmd === 'disconnect') return this.disconnect(read);
+    if (read?.cmd === 'subscribe' && read.properties?.subscriptionIdentifier !== undefined) {
+      this.host.violation('SUBSCRIPTION_IDENTIFIER');
+      return undefined;
+    }
+    try {
+      if (read?.cmd === 'subscribe') return this.subscribe(read);
+      if (read?.cmd === 'unsubscribe') return this.unsubscribe(read);
+    } catch {
+      // It holds no filter, or one of no length.
+    }
+    this.host.violation('PACKET_MALFORMED');
+    return undefined;
+  }
+
+  private subscribe({ messageId = 0, subscriptions }: ISubscribePacket): Buffer {
+    const plain = subscriptions.map(({ topic, qos }) => ({ topic, qos }));
+    const packet = writePacket({ cmd: 'subscribe', messageId, subscriptions: plain }, 4);
+    this.awaits(
+      messageId,
+      subscriptions.map(({ topic }) => topic),
+    );
+    return packet;
+  }
+
+  private unsubscribe({ messageId = 0, unsubscriptions }: IUnsubscribePacket): Buffer {
+    const packet = writePacket({ cmd: 'unsubscribe', messageId, unsubscriptions }, 4);
+    this.awaits(messageId, unsubscriptions);
+    return packet;
+  }
+
+  /** Bytes of the broker, which may end within a packet, for the device. */
+  toDevice(chunk: Buffer): Buffer {
+    this.converted = [];
+    this.frames.feed(chunk);
+    const { converted } = this;
+    this.converted = [];
+    return converted.length === 1 ? (converted[0] as Buffer) : Buffer.concat(converted);
+  }
+
+  /** What the broker's acknowledgement of a publish shall say. */
+  answer(messageId: number, answer: Answer): void {
+    this.answers.set(messageId, answer);
+  }
+
+  /** The next PUBACK tells of a limit that slows the device down; it is none the less one of success. */
+  notice(text: string): void {
+    this.noticed = text;
+  }
+
+  /** The acknowledgement of a publish; `first`: the first byte of its header. */
+  acknowledgement(first: number, messageId: number, answer: Answer | undefined): Buffer {
+    const id = Buffer.from([messageId >> 8, messageId & 0xff]);
+    const { reasonCode = REASON.SUCCESS } = answer ?? {};
+    let { reason = '' } = answer ?? {};
+    if (reason === '') {
+      reason = this.noticed;
+      this.noticed = '';
+    }
+    if (reasonCode === REASON.SUCCESS && reason === '') return packetOf(first, id);
+    const said = Buffer.concat([Buffer.from([reasonCode]), this.reasonProperties(reason)]);
+    const packet = packetOf(first, id, said);
+    // [MQTT5-3.4.2-2] words are left out where they make the packet too large
+    if (packet.length <= this.terms.packetBytesMax) return packet;
+    return packetOf(first, id, Buffer.from([reasonCode]));
+  }
+
+  /** The DISCONNECT for the reason why the gateway ends the connection; undefined: there is nothing to say. */
+  farewell(endedBy: string): Buffer | undefined {
+    const code = reasonOfEnd(endedBy);
+    if (code === undefined) return undefined;
+    const packet = packetOf(0xe0, Buffer.from([code]), this.reasonProperties(endedBy));
+    if (packet.length <= this.terms.packetBytesMax) return packet;
+    return packetOf(0xe0, Buffer.from([code]));
+  }
+
+  private reasonProperties(reason: string): Buffer {
+    if (reason === '' || !this.terms.wantsReasons) return NO_PROPERTIES;
+    const text = Buffer.from(reason.slice(0, REASON_CHARS_MAX), 'utf8');
+    const head = Buffer.from([0x1f, text.length >> 8, text.length & 0xff]);
+    return Buffer.concat([packetOf(0, head, text).subarray(1)]);
+  }
+
+  private awaits(messageId: number, filters: string[]): void {
+    if (this.requests.size >= REQUESTS_MAX) {
+      const [oldest] = this.requests.keys();
+      this.requests.delete(oldest as number);
+    }
+    this.requests.set(messageId, filters);
+  }
+
+  /** PUBACK, PUBREC, PUBREL, PUBCOMP: their reasons say nothing that changes what follows. */
+  private acknowledged(packet: Buffer): Buffer | undefined {
+    const first = packet[0] as number;
+    const body = bodyOf(packet);
+    if (packet.length < body + 2) {
+      this.host.violation('PACKET_MALFORMED');
+      return undefined;
+    }
+    const type = first >> 4;
+    if (type === PUBACK) this.acknowledgedOne();
+    return packetOf(first, packet.subarray(body, body + 2));
+  }
+
+  private acknowledgedOne(): void {
+    this.unacknowledged = Math.max(0, this.unacknowledged - 1);
+    const next = this.held.shift();
+    if (next === undefined) return;
+    this.heldBytes -= next.length;
+    this.unacknowledged++;
+    this.host.send(next);
+  }
+
+  private disconnect({ reasonCode = 0, properties }: IDisconnectPacket): Buffer | undefined {
+    const seconds = properties?.sessionExpiryInterval;
+    if (seconds !== undefined) {
+      // [MQTT5-3.14.2-2] what ends with the connection can't be kept any more
+      if (this.terms.sessionExpiryMs === 0 && seconds > 0) {
+        this.host.violation('PACKET_UNEXPECTED');
+        return undefined;
+      }
+      this.sessionExpiry = expiryMs(seconds);
+    }
+    if (reasonCode === REASON.SUCCESS) return Buffer.from([DISCONNECT << 4, 0]);
+    this.host.leave();
+    return undefined;
+  }
+
+  /** One packet of the broker. */
+  private convert(bytes: Buffer, start: number, body: number, end: number): void {
+    const first = bytes[start] as number;
+    const type = first >> 4;
+    if (type === PUBLISH) {
+      this.publish(first, bytes, body, end);
+      return;
+    }
+    const id = bytes.subarray(body, body + 2);
+    const messageId = body + 2 <= end ? bytes.readUInt16BE(body) : 0;
+    if (type === CONNACK) this.converted.push(this.connack(bytes, body));
+    else if (type === PUBACK || type === PUBREC) {
+      const answer = this.answers.get(messageId);
+      this.answers.delete(messageId);
+      this.converted.push(this.acknowledgement(first, messageId, answer));
+      if (type === PUBREC && (answer?.reasonCode ?? 0) >= REASON.UNSPECIFIED) {
+        this.released.add(messageId);
+        this.host.inject(packetOf(0x62, Buffer.from(id)));
+      }
+    } else if (type === PUBCOMP && this.released.delete(messageId)) return;
+    else if (type === SUBACK)
+      this.converted.push(this.suback(first, messageId, bytes.subarray(body + 2, end)));
+    else if (type === UNSUBACK) {
+      const codes = Buffer.alloc(this.filtersOf(messageId).length);
+      this.converted.push(packetOf(first, Buffer.from(id), NO_PROPERTIES, codes));
+    } else this.converted.push(Buffer.from(bytes.subarray(start, end)));
+  }
+
+  private connack(bytes: Buffer, body: number): Buffer {
+    const returnCode = bytes[body + 1] as number;
+    if (returnCode !== 0 && this.refusal !== undefined) return this.refusal;
+    const packet: IConnackPacket = {
+      cmd: 'connack',
+      sessionPresent: bytes[body] === 1,
+      reasonCode: reasonOfReturnCode(returnCode),
+      ...(returnCode === 0 && { properties: this.terms.granted }),
+    };
+    return writePacket(packet, 5);
+  }
+
+  private publish(first: number, bytes: Buffer, body: number, end: number): void {
+    const qos = (first >> 1) & 3;
+    const topicEnd = body + 2 + bytes.readUInt16BE(body);
+    const headEnd = qos === 0 ? topicEnd : topicEnd + 2;
+    const head = bytes.subarray(body, headEnd);
+    const packet = packetOf(first, head, NO_PROPERTIES, bytes.subarray(headEnd, end));
+    // [MQTT5-3.1.2-25] it is dropped as if it had been sent
+    if (packet.length > this.terms.packetBytesMax) {
+      if (qos > 0) this.host.inject(packetOf(PUBACK << 4, Buffer.from(head.subarray(-2))));
+    } else if (qos === 0) this.converted.push(packet);
+    else if (this.unacknowledged < this.terms.receiveMaximum) {
+      this.unacknowledged++;
+      this.converted.push(packet);
+    } else {
+      this.held.push(packet);
+      this.heldBytes += packet.length;
+    }
+  }
+
+  private suback(first: number, messageId: number, granted: Buffer): Buffer {
+    const filters = this.filtersOf(messageId);
+    // The broker answers a filter once, however often it was in the packet.
+    const distinct = [...new Set(filters)];
+    const codes = filters.map((filter) => {
+      const code = granted[distinct.indexOf(filter)] ?? REASON.UNSPECIFIED;
+      return code >= REASON.UNSPECIFIED ? reasonOfFilter(filter) : code;
+    });
+    const id = Buffer.from([messageId >> 8, messageId & 0xff]);
+    return packetOf(first, id, NO_PROPERTIES, Buffer.from(codes));
+  }
+
+  private filtersOf(messageId: number): string[] {
+    const filters = this.requests.get(messageId) ?? [];
+    this.requests.delete(messageId);
+    return filters;
+  }
+}
+
+/** Where the body of a whole packet begins. */
+function bodyOf(packet: Buffer): number {
+  let at = 1;
+  while ((packet[at] ?? 0) >= 0x80) at++;
+  return at + 1;
+}
+
+/** A publish of MQTT 5 as 3.1.1 says it. */
+export function plainPublish(
+  first: number,
+  topic: string,
+  messageId: number,
+  payload: Buffer,
+): Buffer {
+  const name = Buffer.from(topic, 'utf8');
+  const length = Buffer.from([name.length >> 8, name.length & 0xff]);
+  const id = (first & 0x06) === 0 ? NOTHING : Buffer.from([messageId >> 8, messageId & 0xff]);
+  return packetOf(first, length, name, id, payload);
+}
