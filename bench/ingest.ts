@@ -4,6 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Version } from './packets.ts';
 import { cpuSeconds, firstLine, load, median, script, start, stop } from './processes.ts';
 
 /**
@@ -20,6 +21,7 @@ export interface IngestFigures {
   ratioToMosquitto?: number;
   mosquitto?: { cpuMicrosPerReading: number; readingsPerSecond: number };
   brokerPath: { cpuMicrosPerReading: number; readingsPerSecond: number };
+  mqtt5: { cpuMicrosPerReading: number; readingsPerSecond: number };
 }
 
 interface Round {
@@ -33,6 +35,7 @@ export async function benchIngest(options: {
 }): Promise<IngestFigures> {
   const own: Round[] = [];
   const broker: Round[] = [];
+  const five: Round[] = [];
   const theirs: Round[] = [];
   const installed = spawnSync('mosquitto', ['-h']).error === undefined;
   if (!installed)
@@ -40,10 +43,11 @@ export async function benchIngest(options: {
       'mosquitto is not installed; its figures are skipped (Debian: apt-get install mosquitto)',
     );
   for (let round = 0; round < options.rounds; round++) {
-    own.push(await runGateway(options.seconds, true));
+    own.push(await runGateway(options.seconds, {}));
+    five.push(await runGateway(options.seconds, { version: 5 }));
     if (installed) theirs.push(await runMosquitto(options.seconds));
   }
-  broker.push(await runGateway(options.seconds, false));
+  broker.push(await runGateway(options.seconds, { fastPath: false }));
   const figures = (rounds: Round[]) => ({
     cpuMicrosPerReading: median(rounds.map(({ cpuMicros }) => cpuMicros)),
     readingsPerSecond: Math.round(median(rounds.map(({ rate }) => rate))),
@@ -53,18 +57,22 @@ export async function benchIngest(options: {
   return {
     ...figures(own),
     brokerPath: figures(broker),
+    mqtt5: figures(five),
     ...(installed ? { ratioToMosquitto: median(ratios), mosquitto: figures(theirs) } : {}),
   };
 }
 
-async function runGateway(seconds: number, fastPath: boolean): Promise<Round> {
+async function runGateway(
+  seconds: number,
+  { fastPath = true, version = 4 }: { fastPath?: boolean; version?: Version },
+): Promise<Round> {
   const dir = mkdtempSync(join(tmpdir(), 'spillway-bench-'));
   const child = start(process.execPath, [
     script('gateway.ts'),
     JSON.stringify({ dir, fastPath, count: CONNECTIONS }),
   ]);
   const { port, clients } = JSON.parse(await firstLine(child)) as { port: number; clients: [] };
-  const common = { port, clients, window: WINDOW, rate: 0, qos: 1 as const, stepMs: 1 };
+  const common = { port, clients, window: WINDOW, rate: 0, qos: 1 as const, stepMs: 1, version };
   await load({ ...common, seconds: 2, startTs: Date.now() - 1_800_000 });
   const before = cpuSeconds(child);
   const result = await load({ ...common, seconds, startTs: Date.now() });

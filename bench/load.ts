@@ -3,7 +3,7 @@
  * the gateway does, and would measure themselves. Arguments as JSON in argv[2], result as JSON on stdout.
  */
 import { connect, type Socket } from 'node:net';
-import { type Client, connectPacket, PublishWriter } from './packets.ts';
+import { type Client, connectPacket, PublishWriter, type Version } from './packets.ts';
 
 export interface LoadOptions {
   port: number;
@@ -18,6 +18,8 @@ export interface LoadOptions {
   /** Event time of the first reading; each next one of a connection is `stepMs` later. 0 = the clock. */
   startTs: number;
   stepMs: number;
+  /** Default: 3.1.1. */
+  version?: Version;
 }
 
 export interface LoadResult {
@@ -54,13 +56,15 @@ class Connection {
     this.options = options;
     this.latencies = latencies;
     this.ts = options.startTs;
-    this.writer = new PublishWriter(client.topic, options.qos);
+    this.writer = new PublishWriter(client.topic, options.qos, options.version);
     this.sentAt = new Float64Array(65_536);
     this.socket = connect({ port: options.port, host: '127.0.0.1', noDelay: true });
     this.socket.on('error', (error) => {
       if (!this.stopped) throw error;
     });
-    this.socket.write(connectPacket(client.username, client.username, client.password));
+    const { username, password } = client;
+    const { version = 4 } = options;
+    this.socket.write(connectPacket(username, username, password, { version }));
     this.socket.on('data', (chunk) => {
       if (this.ready) return this.onAcks(chunk);
       if (chunk[0] !== 0x20 || chunk[3] !== 0) throw new Error(`CONNACK ${chunk.toString('hex')}`);

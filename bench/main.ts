@@ -24,11 +24,12 @@ if (parts.has('ingest')) {
   figures.ingest = ingest;
   line('ingest: CPU per durable, validated reading', `${ingest.cpuMicrosPerReading.toFixed(1)} µs`);
   line('ingest: acknowledged', `${ingest.readingsPerSecond} readings/s`);
-  const { brokerPath, mosquitto, ratioToMosquitto } = ingest;
+  const { brokerPath, mosquitto, mqtt5, ratioToMosquitto } = ingest;
   line(
     '  with the fast path off',
     `${brokerPath.cpuMicrosPerReading.toFixed(1)} µs, ${brokerPath.readingsPerSecond}/s`,
   );
+  line('  in MQTT 5', `${mqtt5.cpuMicrosPerReading.toFixed(1)} µs, ${mqtt5.readingsPerSecond}/s`);
   if (mosquitto !== undefined && ratioToMosquitto !== undefined) {
     line(
       '  mosquitto, from memory',

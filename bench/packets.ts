@@ -1,4 +1,10 @@
-/** MQTT 3.1.1 as the load generators write it: with as little work for each message as there can be. */
+/** MQTT as the load generators write it: with as little work for each message as there can be. */
+
+/** 3.1.1 or 5. */
+export type Version = 4 | 5;
+
+/** The properties that a packet of MQTT 5 has: none. */
+const noProperties = (version: Version) => Buffer.alloc(version === 5 ? 1 : 0);
 
 const TS_DIGITS = 13;
 
@@ -27,11 +33,13 @@ export function connectPacket(
   clientId: string,
   username: string,
   password: string,
-  options: { cleanSession: boolean } = { cleanSession: true },
+  options: { cleanSession?: boolean; version?: Version } = {},
 ): Buffer {
+  const { cleanSession = true, version = 4 } = options;
   const body = Buffer.concat([
     text('MQTT'),
-    Buffer.from([4, options.cleanSession ? 0xc2 : 0xc0, 0, 60]),
+    Buffer.from([version, cleanSession ? 0xc2 : 0xc0, 0, 60]),
+    noProperties(version),
     text(clientId),
     text(username),
     text(password),
@@ -54,13 +62,13 @@ export class PublishWriter {
   private readonly tsAt: number;
   private readonly valueAt: number;
 
-  constructor(topic: string, qos: 0 | 1) {
+  constructor(topic: string, qos: 0 | 1, version: Version = 4) {
     this.qos = qos;
     const payload = Buffer.from(
       `{"ts":${'0'.repeat(TS_DIGITS)},"values":{"temperature":20.00,"humidity":45.5,"pressure":1013.2,"battery":3.71,"heating":true}}`,
     );
     const name = text(topic);
-    const body = Buffer.concat([name, qos === 1 ? Buffer.alloc(2) : Buffer.alloc(0), payload]);
+    const body = Buffer.concat([name, Buffer.alloc(2 * qos), noProperties(version), payload]);
     const header = Buffer.from([qos === 1 ? 0x32 : 0x30, ...encodeLength(body.length)]);
     this.template = Buffer.concat([header, body]);
     this.size = this.template.length;

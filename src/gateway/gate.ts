@@ -251,9 +251,9 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
         unflushed.push(this);
       }
       const first = qos === 1 ? PUBACK : PUBREC;
-      if (this.dialect === undefined) {
-        this.acks.push(first, 2, messageId >> 8, messageId & 0xff);
-      } else this.acks.push(...this.dialect.acknowledgement(first, messageId, answer));
+      const said = this.dialect?.reasoned(first, messageId, answer);
+      if (said !== undefined) this.acks.push(...said);
+      else this.acks.push(first, 2, messageId >> 8, messageId & 0xff);
     }
     this.settle();
   }

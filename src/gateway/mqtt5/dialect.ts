@@ -4,6 +4,7 @@ import type {
   ISubscribePacket,
   IUnsubscribePacket,
 } from 'mqtt-packet';
+import type { ConnectionEnd } from '../../core/refusals.ts';
 import { FrameReader, PUBLISH, type ViolationReason } from '../frames.ts';
 import { type ConnectTerms, expiryMs } from './connect.ts';
 import { packetOf, readPacket, writePacket } from './packets.ts';
@@ -173,25 +174,27 @@ export class Dialect {
     this.noticed = text;
   }
 
-  /** The acknowledgement of a publish; `first`: the first byte of its header. */
-  acknowledgement(first: number, messageId: number, answer: Answer | undefined): Buffer {
-    const id = Buffer.from([messageId >> 8, messageId & 0xff]);
+  /**
+   * The acknowledgement of a publish, where it says more than that; `first`: the first byte of its header.
+   * Undefined: the one of 3.1.1 says it all.
+   */
+  reasoned(first: number, messageId: number, answer: Answer | undefined): Buffer | undefined {
+    if (answer === undefined && this.noticed === '') return undefined;
     const { reasonCode = REASON.SUCCESS } = answer ?? {};
     let { reason = '' } = answer ?? {};
     if (reason === '') {
       reason = this.noticed;
       this.noticed = '';
     }
-    if (reasonCode === REASON.SUCCESS && reason === '') return packetOf(first, id);
-    const said = Buffer.concat([Buffer.from([reasonCode]), this.reasonProperties(reason)]);
-    const packet = packetOf(first, id, said);
+    const id = idOf(messageId);
+    const code = Buffer.from([reasonCode]);
+    const packet = packetOf(first, id, code, this.reasonProperties(reason));
     // [MQTT5-3.4.2-2] words are left out where they make the packet too large
-    if (packet.length <= this.terms.packetBytesMax) return packet;
-    return packetOf(first, id, Buffer.from([reasonCode]));
+    return packet.length <= this.terms.packetBytesMax ? packet : packetOf(first, id, code);
   }
 
   /** The DISCONNECT for the reason why the gateway ends the connection; undefined: there is nothing to say. */
-  farewell(endedBy: string): Buffer | undefined {
+  farewell(endedBy: ConnectionEnd): Buffer | undefined {
     const code = reasonOfEnd(endedBy);
     if (code === undefined) return undefined;
     const packet = packetOf(0xe0, Buffer.from([code]), this.reasonProperties(endedBy));
@@ -203,7 +206,7 @@ export class Dialect {
     if (reason === '' || !this.terms.wantsReasons) return NO_PROPERTIES;
     const text = Buffer.from(reason.slice(0, REASON_CHARS_MAX), 'utf8');
     const head = Buffer.from([0x1f, text.length >> 8, text.length & 0xff]);
-    return Buffer.concat([packetOf(0, head, text).subarray(1)]);
+    return packetOf(0, head, text).subarray(1);
   }
 
   private awaits(messageId: number, filters: string[]): void {
@@ -265,7 +268,8 @@ export class Dialect {
     else if (type === PUBACK || type === PUBREC) {
       const answer = this.answers.get(messageId);
       this.answers.delete(messageId);
-      this.converted.push(this.acknowledgement(first, messageId, answer));
+      const said = this.reasoned(first, messageId, answer);
+      this.converted.push(said ?? Buffer.from(bytes.subarray(start, end)));
       if (type === PUBREC && (answer?.reasonCode ?? 0) >= REASON.UNSPECIFIED) {
         this.released.add(messageId);
         this.host.inject(packetOf(0x62, Buffer.from(id)));
@@ -318,8 +322,7 @@ export class Dialect {
       const code = granted[distinct.indexOf(filter)] ?? REASON.UNSPECIFIED;
       return code >= REASON.UNSPECIFIED ? reasonOfFilter(filter) : code;
     });
-    const id = Buffer.from([messageId >> 8, messageId & 0xff]);
-    return packetOf(first, id, NO_PROPERTIES, Buffer.from(codes));
+    return packetOf(first, idOf(messageId), NO_PROPERTIES, Buffer.from(codes));
   }
 
   private filtersOf(messageId: number): string[] {
@@ -327,6 +330,10 @@ export class Dialect {
     this.requests.delete(messageId);
     return filters;
   }
+}
+
+function idOf(messageId: number): Buffer {
+  return Buffer.from([messageId >> 8, messageId & 0xff]);
 }
 
 /** Where the body of a whole packet begins. */
@@ -345,6 +352,6 @@ export function plainPublish(
 ): Buffer {
   const name = Buffer.from(topic, 'utf8');
   const length = Buffer.from([name.length >> 8, name.length & 0xff]);
-  const id = (first & 0x06) === 0 ? NOTHING : Buffer.from([messageId >> 8, messageId & 0xff]);
+  const id = (first & 0x06) === 0 ? NOTHING : idOf(messageId);
   return packetOf(first, length, name, id, payload);
 }

@@ -1,4 +1,4 @@
-import type { RefusalCode } from '../../core/refusals.ts';
+import type { ConnectionEnd, RefusalCode } from '../../core/refusals.ts';
 
 /** Reason codes of MQTT 5 [MQTT5 2.4] that this gateway sends. */
 export const REASON = {
@@ -52,7 +52,7 @@ export function reasonOfRefusal(code: string): number {
 }
 
 /** Why a connection ended (`Gate.endedBy`), as its DISCONNECT says it; others are not told. */
-const OF_END: Readonly<Record<string, number>> = {
+const OF_END: Partial<Record<ConnectionEnd, number>> = {
   PACKET_MALFORMED: REASON.MALFORMED,
   PACKET_UNEXPECTED: REASON.PROTOCOL_ERROR,
   PACKET_TOO_LARGE: REASON.PACKET_TOO_LARGE,
@@ -67,7 +67,7 @@ const OF_END: Readonly<Record<string, number>> = {
   CLOSED_BY_GATEWAY: REASON.UNSPECIFIED,
 };
 
-export function reasonOfEnd(endedBy: string): number | undefined {
+export function reasonOfEnd(endedBy: ConnectionEnd): number | undefined {
   return OF_END[endedBy];
 }
 
