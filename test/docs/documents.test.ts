@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { z } from 'zod';
+import { loadConfig } from '../../src/config/load.ts';
 
 /** Documents as a stranger follows them: links lead somewhere, commands exist. */
 
@@ -57,6 +59,20 @@ test('commands are npm scripts that exist, and none needs the Node of the host',
     }
     assert.doesNotMatch(text, /^(?: {4}|#? *)node (?:--|[\w-]+\/)/m, name);
   }
+});
+
+test('pieces of configuration are taken', (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'spillway-documents-'));
+  t.after(() => rmSync(dir, { recursive: true }));
+  const pieces = all.flatMap(({ name, text }) =>
+    [...text.matchAll(/^```yaml\n([\s\S]*?)^```/gm)].map(([, yaml = '']) => ({ name, yaml })),
+  );
+  for (const [index, { name, yaml }] of pieces.entries()) {
+    const file = join(dir, `${index}.yaml`);
+    writeFileSync(file, yaml);
+    assert.doesNotThrow(() => loadConfig({ file, env: {} }), name);
+  }
+  assert.ok(pieces.length > 3);
 });
 
 test('every row of a table belongs to a table', () => {
