@@ -20,7 +20,10 @@ export const ERRORS = {
     next: 'Check the name and --config; `spillway device list` shows all tenants with devices.',
   },
   DEVICE_EXISTS: { retryable: false, next: 'Remove the device first, or choose another name.' },
-  DEVICE_UNKNOWN: { retryable: false, next: 'List the devices with `spillway device list`.' },
+  DEVICE_UNKNOWN: {
+    retryable: false,
+    next: 'List the devices: `spillway device list`, or `GET /api/v1/devices`.',
+  },
   IMPORT_INVALID: { retryable: false, next: 'Correct the CSV at the line named.' },
   LOG_FULL: {
     retryable: true,

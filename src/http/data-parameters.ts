@@ -1,4 +1,4 @@
-import { invalid, shown } from '../reports/parameters.ts';
+import { invalid } from '../reports/parameters.ts';
 import { parseTime } from '../reports/times.ts';
 import { type Zone, zoneOf } from '../reports/zone.ts';
 
@@ -10,7 +10,7 @@ export type Parameters = Record<string, unknown>;
 export function only(parameters: Parameters, names: readonly string[]): Parameters {
   const unknown = Object.keys(parameters).find((name) => !names.includes(name));
   if (unknown !== undefined) {
-    throw invalid(shown(unknown), `one of ${names.join(', ')}`, 'an unknown parameter');
+    throw invalid('a parameter', `one of ${names.join(', ')}`, unknown);
   }
   return parameters;
 }

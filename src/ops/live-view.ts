@@ -10,6 +10,9 @@ import {
 /** Weight of the newest interval in the rates; about three seconds of memory at two looks a second. */
 const SMOOTHING = 0.3;
 
+/** What decays comes to 0 at last. */
+const thousandths = (rate: number): number => Math.round(rate * 1_000) / 1_000;
+
 /** Puts together what the threads tell of themselves, and makes rates of counts. */
 export class LiveView {
   private readonly counters: GatewayCounters;
@@ -60,8 +63,8 @@ export class LiveView {
       ready: this.ready,
       readyReason: this.reason,
       connections,
-      messagesPerSecond: this.messagesPerSecond,
-      readingsPerSecond: this.readingsPerSecond,
+      messagesPerSecond: thousandths(this.messagesPerSecond),
+      readingsPerSecond: thousandths(this.readingsPerSecond),
       log,
       rollup: this.rollupStatus,
       ...(forwarding !== undefined && { forwarding }),

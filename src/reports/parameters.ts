@@ -162,11 +162,7 @@ function resolveStep(text: string | undefined, rangeMs: number, baseWindowMs: nu
 
 function parameterError(issue: z.core.$ZodIssue | undefined, query: Query): SpillwayError {
   if (issue?.code === 'unrecognized_keys') {
-    return invalid(
-      shown(issue.keys[0]),
-      `one of ${Object.keys(schema.shape).join(', ')}`,
-      'an unknown parameter',
-    );
+    return invalid('a parameter', `one of ${Object.keys(schema.shape).join(', ')}`, issue.keys[0]);
   }
   const name = String(issue?.path[0] ?? 'query');
   const actual = Object.hasOwn(query, name) ? query[name as keyof Query] : undefined;
