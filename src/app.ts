@@ -31,6 +31,7 @@ import { type RollupHandle, startRollup } from './app/rollup.ts';
 import { Views } from './app/views.ts';
 import type { Config, Role } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
+import { checkNamedFiles } from './engines/secret-file.ts';
 import { openRegistry, spoolName } from './engines.ts';
 import { openGateway } from './gateway/open.ts';
 import type { Gateway } from './gateway/server.ts';
@@ -60,6 +61,7 @@ export async function startSpillway(
   logger: Logger,
   version: string,
 ): Promise<Spillway> {
+  checkNamedFiles(configured);
   let config = configured;
   const isShared = config.log.engine === 'kafka';
   const has = (role: Role) => config.roles.includes(role);

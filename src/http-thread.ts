@@ -6,7 +6,7 @@ import { deviceTypes, replaceTypes } from './config/device-types.ts';
 import type { Config } from './config/schema.ts';
 import { systemClock } from './core/clock.ts';
 import { SpillwayError } from './core/errors.ts';
-import { secretOf } from './engines/secret-file.ts';
+import { metricsTokenOf } from './engines/secret-file.ts';
 import { openConsumer, openRegistry, openStore } from './engines.ts';
 import type { DeviceView } from './gateway/contract.ts';
 import { createHttpServer } from './http/server.ts';
@@ -43,7 +43,6 @@ export type FromHttp =
 
 const ANSWER_TIMEOUT_MS = 2_000;
 const COMMANDS_MAX = 1_000;
-const METRICS_TOKEN_CHARS_MIN = 20;
 const APPENDS_MAX = 100;
 const VIEWS_MAX = 100;
 const PRESENCES_MAX = 100;
@@ -61,17 +60,6 @@ export interface HttpThreadData {
   processId: string;
 }
 
-/** Throws CONFIG_INVALID. */
-function metricsToken(config: Config): string {
-  const key = 'http.metricsTokenFile';
-  const token = secretOf('', config.http.metricsTokenFile, key);
-  if (token.length >= METRICS_TOKEN_CHARS_MIN) return token;
-  throw new SpillwayError(
-    'CONFIG_INVALID',
-    `${key}: expected at least ${METRICS_TOKEN_CHARS_MIN} characters`,
-  );
-}
-
 async function openData(config: Config, said: ReturnType<typeof threadLogger>) {
   const logger = { ...said, debug: () => {} };
   const store = await openStore(config, { readOnly: true, logger });
@@ -86,6 +74,7 @@ if (parentPort !== null) {
     const registry = openRegistry(config);
     const logger = threadLogger(post);
     const data = config.roles.includes('http') ? await openData(config, logger) : undefined;
+    const metricsToken = metricsTokenOf(config);
     const own = new MetricsRegistry();
     eventLoopMetrics(own, 'http');
     const hub = new MetricsHub({ own });
@@ -101,7 +90,7 @@ if (parentPort !== null) {
       config,
       ...(data !== undefined && { data }),
       types,
-      ...(config.http.metricsTokenFile !== '' && { metricsToken: metricsToken(config) }),
+      ...(metricsToken !== undefined && { metricsToken }),
       tokens: { verify: (token) => registry.verifyToken(token) },
       status: () =>
         performance.now() - statusAt < STATUS_STALE_MS
