@@ -28,9 +28,10 @@ import { type OpenLog, openLog } from './app/log.ts';
 import { type Processes, shareStatus } from './app/processes.ts';
 import { shareRegistry } from './app/registry.ts';
 import { type RollupHandle, startRollup } from './app/rollup.ts';
+import { LagWatch } from './app/rollup-lag.ts';
 import { Views } from './app/views.ts';
 import type { Config, Role } from './config/schema.ts';
-import { systemClock } from './core/clock.ts';
+import { monotonicClock, systemClock } from './core/clock.ts';
 import { checkNamedFiles } from './engines/secret-file.ts';
 import { openRegistry, spoolName } from './engines.ts';
 import { openGateway } from './gateway/open.ts';
@@ -107,11 +108,24 @@ export async function startSpillway(
   const { appender } = log;
   const status = () => view.status(appender.stats(), log.forwarding?.status());
   const backlog = new Backlog(() => appender.stats());
+  // A worker on Kafka has partitions that others fill as well.
+  const lag =
+    has('rollup') && !isShared
+      ? new LagWatch(
+          () => appender.stats(),
+          backlog,
+          () => monotonicClock.now(),
+        )
+      : undefined;
 
   rollup = has('rollup')
-    ? await startRollup(config, logger, appender, (told) => {
-        view.setRollup(told);
-        if (!isShared) backlog.told(told.lagRecords);
+    ? await startRollup(config, logger, appender, {
+        status(told, usedMs) {
+          view.setRollup(told);
+          if (!isShared) backlog.told(told.lagRecords);
+          lag?.flushed(usedMs);
+        },
+        demand: (demand) => lag?.heard(demand),
       })
     : undefined;
   const sendHere = (tenant: string, device: string, payload: string) =>
@@ -150,6 +164,7 @@ export async function startSpillway(
         if (forwarding !== undefined) backlog.told(forwarding.backlogRecords);
         return backlog.share();
       },
+      rollupLag: lag && (() => lag.look()),
     });
   }
   view.setReady(true, '');

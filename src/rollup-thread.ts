@@ -18,6 +18,7 @@ import type { Watcher } from './rollup/watcher.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
 import type { Store } from './store/contract.ts';
 import { Asking } from './thread-asking.ts';
+import { CpuDemand, usedMs } from './thread-cpu.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
@@ -34,7 +35,10 @@ export type ToRollup =
 
 export type FromRollup =
   | { kind: 'ready' }
-  | { kind: 'stats'; status: RollupStatus }
+  /** `usedMs`: CPU time that the thread has had. */
+  | { kind: 'stats'; status: RollupStatus; usedMs: number }
+  /** Part of about the last second for which the thread ran or waited for the CPU, 0 to 1. */
+  | { kind: 'cpu'; demand: number }
   | LogLine
   | { kind: 'append'; id: number; request: AppendRequest }
   /** Of the tenant's devices that are watched here. */
@@ -42,6 +46,7 @@ export type FromRollup =
   | { kind: 'stopped' }
   | { kind: 'failed'; message: string; code: string | undefined };
 
+const CPU_INTERVAL_MS = 1_000;
 const APPENDS_MAX = 10;
 const TOO_MANY_APPENDS: AppendFailure = { code: 'LOG_SATURATED', message: 'too many appends wait' };
 
@@ -266,6 +271,8 @@ if (parentPort !== null) {
       },
     });
     post({ kind: 'ready' });
+    const cpu = new CpuDemand();
+    setInterval(() => post({ kind: 'cpu', demand: cpu.share() }), CPU_INTERVAL_MS).unref();
     const delay = monitorEventLoopDelay({ resolution: 20 });
     delay.enable();
     await runRollupWorker({
@@ -283,6 +290,7 @@ if (parentPort !== null) {
         post({
           kind: 'stats',
           status: statusOf(stats, delay.percentile(99) / 1e6, watched, sequences),
+          usedMs: usedMs(),
         });
         delay.reset();
       },

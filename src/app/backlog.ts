@@ -6,7 +6,8 @@ import type { LogStats } from '../log/contract.ts';
  */
 export class Backlog {
   private readonly stats: () => LogStats;
-  private position: number;
+  /** What is before it is processed. */
+  position: number;
 
   constructor(stats: () => LogStats) {
     this.stats = stats;

@@ -34,7 +34,12 @@ export async function startRollup(
   configured: Config,
   logger: Logger,
   appender: LogAppender,
-  onStatus: (status: RollupStatus) => void,
+  hear: {
+    /** `usedMs`: CPU time that its thread has had. */
+    status(status: RollupStatus, usedMs: number): void;
+    /** Part of about the last second for which the thread ran or waited for the CPU, 0 to 1. */
+    demand(demand: number): void;
+  },
 ): Promise<RollupHandle> {
   let config = configured;
   let worker: Worker;
@@ -62,7 +67,8 @@ export async function startRollup(
       worker.on('error', (error) => onFailed(error.message, undefined));
       worker.on('message', (message: FromRollup) => {
         if (message.kind === 'ready') resolve();
-        else if (message.kind === 'stats') onStatus(message.status);
+        else if (message.kind === 'stats') hear.status(message.status, message.usedMs);
+        else if (message.kind === 'cpu') hear.demand(message.demand);
         else if (message.kind === 'log') logLine(logger, 'rollup', message);
         else if (message.kind === 'append') {
           const { id, request } = message;

@@ -8,6 +8,7 @@ import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
 import { decision, Histories } from './history.ts';
 import { Ingest } from './ingest.ts';
 import { ConnectRules } from './overload/connect-rules.ts';
+import type { RollupLag } from './overload/lag-pace.ts';
 import { Overload } from './overload/overload.ts';
 import type { Readings } from './overload/signals.ts';
 import type { GatewayLogger } from './reception.ts';
@@ -25,6 +26,8 @@ export interface OpenGatewayOptions {
   observePuback?: (ms: number) => void;
   /** Part of the log's disk budget that holds what is not yet processed; default: all that it holds. */
   backlogShare?: () => number;
+  /** How far the rollup worker of this process is behind; absent: there is none. */
+  rollupLag?: (() => RollupLag) | undefined;
   /** For tests: signals in place of what is measured. */
   readings?: Partial<Readings>;
   /** Of spans; for tests. */
@@ -55,6 +58,7 @@ export async function openGateway(options: OpenGatewayOptions): Promise<Gateway>
     }),
     pendingBytesMax: config.log.embedded.pendingBytesMax,
     backlogShare: options.backlogShare,
+    rollupLag: options.rollupLag,
     readings: options.readings,
     decided: ({ tenant, name }, what, code) =>
       histories.of(`${tenant.name}/${name}`)?.note(decision(what, code), clock.now()),

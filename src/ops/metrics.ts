@@ -23,7 +23,7 @@ export const TENANTS_MAX = 1_000;
 const CODES_MAX = 200;
 const OTHER = '_other';
 /** Signals of overload that are times. */
-const IN_MS = new Set(['loopDelay', 'commit', 'wait']);
+const IN_MS = new Set(['loopDelay', 'commit', 'wait', 'lag']);
 
 type Reading = Iterable<readonly [labels: Record<string, string>, value: number]>;
 /** How the values of several threads become one. */
@@ -200,7 +200,7 @@ function overloadMetrics(registry: Registry, status: () => OverloadStatus): void
   );
   new Gauge({
     name: 'spillway_overload_signal',
-    help: 'The signals of overload; delays in seconds, the others as parts of what there is.',
+    help: 'The signals of overload; times in seconds, the others as parts of what there is.',
     labelNames: ['signal'],
     registers: [registry],
     collect() {

@@ -7,7 +7,8 @@ import type { LogAppender } from '../../log/contract.ts';
 import { countIn, type GatewayCounters } from '../../ops/counters.ts';
 import { Admission } from './admission.ts';
 import { BackfillBudget, type BackfillLimits } from './backfill.ts';
-import { type Level, LevelMachine, type Signal, type Transition } from './levels.ts';
+import { NO_LAG, type RollupLag } from './lag-pace.ts';
+import { type Level, LevelMachine, type Signal, type Signals, type Transition } from './levels.ts';
 import { LoopDelay } from './loop-delay.ts';
 import { memoryShare } from './memory.ts';
 import { PaceKeeper } from './pace-keeper.ts';
@@ -51,6 +52,8 @@ export interface OverloadOptions {
   pendingBytesMax: number;
   /** Part of the log's disk budget that holds what is not yet processed; default: all that it holds. */
   backlogShare?: (() => number) | undefined;
+  /** How far the rollup worker of this process is behind; absent: there is none. */
+  rollupLag?: (() => RollupLag) | undefined;
   /** For tests: in place of what is measured. */
   readings?: Partial<Readings> | undefined;
   /** A device was slowed down or refused by a limit; called each time. */
@@ -163,23 +166,36 @@ export class Overload {
       this.memory = memoryShare(options.config.memoryBytesMax);
     }
     const { open, max } = options.connections();
+    const lag = options.rollupLag?.() ?? NO_LAG;
     const readings: Readings = {
       loopDelay: this.loopDelay.read(),
       commit: this.log.commitMs(),
       demand: this.demand,
       wait: admission.window.waitMs,
+      lag: lag.ms,
       backlog: this.log.backlogShare(),
       memory: this.memory,
       sockets: open / max,
       ...options.readings,
     };
     if (machine.level === 'normal') this.scale.learn(readings);
-    const signals = this.scale.signals(readings);
+    const signals = this.scale.signals(readings, this.paceKeeper.isForRollups);
     admission.window.squeezed = isAtBrake(signals.loopDelay) || isAtBrake(signals.commit);
     const change = machine.step(signals);
     if (change !== undefined) this.changed(change);
-    if (slow) this.paceKeeper.look(signals, admission.takenCost);
+    if (slow) this.keepPace(signals, lag);
     this.publish(signals);
+  }
+
+  private keepPace(signals: Signals<SignalName>, lag: RollupLag): void {
+    const { paceKeeper, admission, options } = this;
+    const before = paceKeeper.isForRollups;
+    paceKeeper.look(signals, admission.takenCost, lag);
+    if (paceKeeper.isForRollups === before) return;
+    const message = before
+      ? 'overload: no longer slowed down for the rollup worker'
+      : 'overload: slowed down for the rollup worker, which is behind';
+    options.logger.info({ lagMs: lag.ms }, message);
   }
 
   private changed(change: Transition<SignalName>): void {

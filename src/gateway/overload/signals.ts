@@ -10,6 +10,7 @@ import type { Signals, Thresholds } from './levels.ts';
  *   commit     duration of a group commit, ms        ┘ what they are here when nothing is wrong
  *   demand     part of the time that somebody waits for the window, 0 to 1
  *   wait       how long those wait, ms
+ *   lag        age of the oldest record that the rollup worker has not processed, while it lacks the CPU, ms
  *   backlog    part of the log's disk budget that holds what is not processed  ┐
  *   memory     part of the memory that the process may use                     ├ hard: waiting doesn't help
  *   sockets    open connections as part of the most                            ┘
@@ -19,6 +20,7 @@ export type SignalName =
   | 'commit'
   | 'demand'
   | 'wait'
+  | 'lag'
   | 'backlog'
   | 'memory'
   | 'sockets';
@@ -46,14 +48,16 @@ export class SignalScale {
     if (commit > 0) this.commit.learn(commit);
   }
 
-  signals(readings: Readings): Signals<SignalName> {
+  /** `paced`: what waits does so for the rollup worker's sake, which is no reason to drop anything. */
+  signals(readings: Readings, paced: boolean): Signals<SignalName> {
     const { config } = this;
-    const { loopDelay, commit, demand, wait, backlog, memory, sockets } = readings;
+    const { loopDelay, commit, demand, wait, lag, backlog, memory, sockets } = readings;
     return {
       loopDelay: { value: loopDelay, thresholds: this.adapted(config.loopDelay, this.loopDelay) },
       commit: { value: commit, thresholds: this.adapted(config.commit, this.commit) },
       demand: { value: demand, thresholds: { brake: DEMAND } },
-      wait: { value: wait, thresholds: given({ shed: config.wait.shed }) },
+      wait: { value: wait, thresholds: paced ? {} : given({ shed: config.wait.shed }) },
+      lag: { value: lag, thresholds: given({ brake: config.lag.brake }), hard: true },
       backlog: { value: backlog, thresholds: given(config.backlog), hard: true },
       memory: { value: memory, thresholds: given(config.memory), hard: true },
       sockets: { value: sockets, thresholds: { refuse: 1 }, hard: true },

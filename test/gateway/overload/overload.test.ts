@@ -9,7 +9,16 @@ import { publishBytes, RawClient } from '../../helpers/raw-client.ts';
 import { connect, connectPacket, newDevice, received, until } from '../raw.ts';
 
 const READING = '{"temperature":20}';
-const QUIET = { loopDelay: 0, commit: 0, demand: 0, wait: 0, backlog: 0, memory: 0, sockets: 0 };
+const QUIET = {
+  loopDelay: 0,
+  commit: 0,
+  demand: 0,
+  wait: 0,
+  lag: 0,
+  backlog: 0,
+  memory: 0,
+  sockets: 0,
+};
 
 /** A gateway whose signals the test says. */
 async function withSignals(t: TestContext, config: object = {}) {

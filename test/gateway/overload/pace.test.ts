@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { NO_LAG } from '../../../src/gateway/overload/lag-pace.ts';
 import { Pace } from '../../../src/gateway/overload/pace.ts';
 import { PaceKeeper } from '../../../src/gateway/overload/pace-keeper.ts';
+
+const CURRENT = { value: 0, thresholds: { brake: 60_000 } };
 
 /** A disk of so many units, emptied at `drainPerMs`, and a flood that takes whatever the pace allows. */
 function createWorld(options: { offeredPerMs: number; drainPerMs: number; size: number }) {
@@ -13,6 +16,7 @@ function createWorld(options: { offeredPerMs: number; drainPerMs: number; size: 
   const signals = () => ({
     backlog: { value: filled / options.size, thresholds: { brake: 0.7, shed: 0.85, refuse: 0.95 } },
     memory: { value: 0.5, thresholds: { brake: 0.7 } },
+    lag: CURRENT,
   });
   return {
     pace,
@@ -28,7 +32,7 @@ function createWorld(options: { offeredPerMs: number; drainPerMs: number; size: 
           pace.take(options.offeredPerMs);
         }
         filled = Math.max(0, filled - options.drainPerMs);
-        if (now % 1_000 === 0) keeper.look(signals(), taken);
+        if (now % 1_000 === 0) keeper.look(signals(), taken, NO_LAG);
       }
     },
   };
@@ -66,8 +70,10 @@ test('a signal that stays high does not hold the pace down for ever', () => {
       {
         backlog: { value: 0, thresholds: { brake: 0.7 } },
         memory: { value: memory, thresholds: { brake: 0.7 } },
+        lag: CURRENT,
       },
       taken,
+      NO_LAG,
     );
     return pace.rate ?? Number.POSITIVE_INFINITY;
   };
@@ -90,8 +96,10 @@ test('the pace never stops everything', () => {
       {
         backlog: { value: 0.9 + i / 1_000, thresholds: { brake: 0.7 } },
         memory: { value: 0, thresholds: {} },
+        lag: CURRENT,
       },
       0,
+      NO_LAG,
     );
   }
   assert.equal(pace.rate, 50);

@@ -1,0 +1,55 @@
+import { readFileSync } from 'node:fs';
+import { type EventLoopUtilization, performance } from 'node:perf_hooks';
+
+/**
+ * Times of the calling thread since its start as the kernel counts them, ns: on the CPU, and waiting for it
+ * (Documentation/scheduler/sched-stats.rst, "/proc/<pid>/schedstat").
+ */
+const SCHEDSTAT = '/proc/thread-self/schedstat';
+
+/**
+ * Part of the time for which the calling thread ran or would have run if the CPU had been free: near 1 for one
+ * that has more to do than it can, near 0 for one that waits for an answer or a disk. Where the kernel doesn't say,
+ * it is the part for which the event loop was busy, which takes a slow disk for work.
+ */
+export class CpuDemand {
+  private readonly read: () => number | undefined;
+  private wantedMs: number | undefined;
+  private lookedAt = performance.now();
+  private loop: EventLoopUtilization = performance.eventLoopUtilization();
+
+  constructor(read: () => number | undefined = wantedMs) {
+    this.read = read;
+    this.wantedMs = read();
+  }
+
+  /** Since the call before, 0 to 1. */
+  share(): number {
+    const { lookedAt, loop } = this;
+    const before = this.wantedMs;
+    this.lookedAt = performance.now();
+    this.loop = performance.eventLoopUtilization();
+    this.wantedMs = this.read();
+    if (before === undefined || this.wantedMs === undefined) {
+      return performance.eventLoopUtilization(this.loop, loop).utilization;
+    }
+    return Math.min(1, (this.wantedMs - before) / Math.max(1, this.lookedAt - lookedAt));
+  }
+}
+
+/** CPU time that the calling thread has had, ms. */
+export function usedMs(): number {
+  const { user, system } = process.threadCpuUsage();
+  return (user + system) / 1_000;
+}
+
+/** ms; undefined where the kernel doesn't say. */
+function wantedMs(): number | undefined {
+  try {
+    const [onCpu, waiting] = readFileSync(SCHEDSTAT, 'utf8').split(' ');
+    const ms = (Number(onCpu) + Number(waiting)) / 1e6;
+    return Number.isFinite(ms) ? ms : undefined;
+  } catch {
+    return undefined;
+  }
+}
