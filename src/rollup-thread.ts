@@ -18,7 +18,7 @@ import type { Watcher } from './rollup/watcher.ts';
 import { type RollupStats, runRollupWorker } from './rollup/worker.ts';
 import type { Store } from './store/contract.ts';
 import { Asking } from './thread-asking.ts';
-import { CpuDemand, usedMs } from './thread-cpu.ts';
+import { CpuDemand, lowerPriority, usedMs } from './thread-cpu.ts';
 import { type LogLine, threadLogger } from './thread-logger.ts';
 
 /** The thread of the rollup worker; it owns the store's writing end. */
@@ -104,6 +104,17 @@ function watcherOf(
       deadman?.look(now);
     },
   };
+}
+
+/**
+ * To the gateway that is in the same process, as it is with the embedded log. Nothing says of a worker on Kafka that
+ * it is behind, and it has to answer its group in time.
+ */
+async function giveWay(config: Config, logger: ReturnType<typeof threadLogger>): Promise<void> {
+  if (config.log.engine !== 'embedded' || !config.roles.includes('gateway')) return;
+  await lowerPriority(config.rollup.niceness).catch((err: unknown) =>
+    logger.warn({ err }, 'the rollup thread has the priority of the others'),
+  );
 }
 
 interface Watched {
@@ -239,6 +250,7 @@ if (parentPort !== null) {
   const { config } = workerData as { config: Config };
   const logger = threadLogger(post);
   const engineLogger = { ...logger, debug: () => {} };
+  await giveWay(config, logger);
   const consumer = await openConsumer(config, engineLogger);
   const drain = new Drain(consumer);
   const types = deviceTypes(config);

@@ -1,5 +1,23 @@
 import { readFileSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { constants, getPriority, setPriority } from 'node:os';
 import { type EventLoopUtilization, performance } from 'node:perf_hooks';
+
+/** What the calling thread gets of the CPU, and what it asks for. */
+
+/**
+ * Lets the threads of the gateway go first: the calling thread is `by` nicer than the process from here on, and
+ * nothing makes it as it was (only root could). On Linux alone, where priorities are the threads' (setpriority(2), "C
+ * library/kernel differences"): elsewhere pid 0 is the whole process, which is left as it is. Throws what the
+ * system says.
+ */
+export async function lowerPriority(by: number): Promise<void> {
+  if (by === 0 || process.platform !== 'linux') return;
+  // A thread has the priority of the one that makes it; the pool that all share has to be made before.
+  await stat('/proc/self');
+  // The pid is the number of the main thread.
+  setPriority(0, Math.min(constants.priority.PRIORITY_LOW, getPriority(process.pid) + by));
+}
 
 /**
  * Times of the calling thread since its start as the kernel counts them, ns: on the CPU, and waiting for it

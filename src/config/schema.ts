@@ -319,6 +319,7 @@ export const configSchema = z.strictObject({
       openReadingsMax: count(8_000_000),
       devicesMax: count(100_000),
       batchRecordsMax: count(8_000),
+      niceness: z.int().min(0).max(19).default(10),
     })
     .prefault({}),
   store: z

@@ -64,7 +64,10 @@ export interface RollupWorkerOptions {
   /** The log's consumer group and the name of the position in the store. */
   group?: string;
   clock: Clock;
-  config: Pick<Config, 'rollup' | 'types'> & { store: { retention: { raw: number } } };
+  config: Pick<Config, 'types'> & {
+    rollup: Omit<Config['rollup'], 'niceness'>;
+    store: { retention: { raw: number } };
+  };
   /** Device types by name, which may change meanwhile; default: those of `config`. */
   types?: ReadonlyMap<string, DeviceType>;
   logger?: RollupLogger;

@@ -1,10 +1,53 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { describe, test } from 'node:test';
+import { readdirSync, readFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
+import { describe, type TestContext, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { CpuDemand } from '../../src/thread-cpu.ts';
+import { SpillwayProcess } from '../system/spillway-process.ts';
 
-const skip = process.platform === 'linux' ? false : 'only Linux tells';
+const skip = process.platform === 'linux' ? false : 'priorities of threads are a matter of Linux';
+
+/** Niceness of each thread of a process, by name; those that share a name have the list of it (proc(5), `stat`). */
+function nicenesses(pid: number): Map<string, number[]> {
+  const found = new Map<string, number[]>();
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+    const name = stat.slice(stat.indexOf('(') + 1, stat.lastIndexOf(')'));
+    const niceness = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16]);
+    found.set(name, [...(found.get(name) ?? []), niceness]);
+  }
+  return found;
+}
+
+async function nicenessesOf(t: TestContext, rollup: object) {
+  const program = new SpillwayProcess(t, { rollup });
+  const { process: child } = await program.start();
+  const found = nicenesses(child.pid ?? 0);
+  const threads = [...found.values()].flat();
+  const changed = threads.filter((niceness) => niceness !== getPriority());
+  await program.stop();
+  return { rollup: found.get('rollup'), changed, threads: threads.length };
+}
+
+describe('priority of the rollup thread', { skip, concurrency: true }, () => {
+  const own = skip === false ? getPriority() : 0;
+  const nicer = (by: number) => Math.min(19, own + by);
+
+  test('is lower than that of all others', async (t) => {
+    const { rollup, changed, threads } = await nicenessesOf(t, { niceness: 10 });
+    assert.deepEqual(rollup, [nicer(10)]);
+    assert.deepEqual(changed, [nicer(10)]);
+    assert.ok(threads > 4);
+  });
+
+  test('is theirs where that is configured', async (t) => {
+    const { rollup, changed } = await nicenessesOf(t, { niceness: 0 });
+    assert.deepEqual(rollup, [own]);
+    assert.deepEqual(changed, []);
+  });
+});
 
 /** What a thread demands while it does `what` for some hundred ms. */
 async function demandOf(what: string): Promise<number> {

@@ -157,7 +157,8 @@ export class SpillwayProcess {
   private heapsAsked = 0;
 
   /**
-   * `settings` are merged into a configuration that listens on ports that the system chooses. `heapProbe`
+   * `settings` are merged into a configuration that listens on ports that the system chooses, and whose rollup
+   * thread does not wait for the other test files on a CPU that is full. `heapProbe`
    * makes {@link liveHeap} possible; `args` follow `run`.
    */
   constructor(
@@ -176,6 +177,7 @@ export class SpillwayProcess {
       gateway: { mqtt: { port: 0 } },
       http: { port: 0 },
       ...settings,
+      rollup: { niceness: 0, ...(settings.rollup as object | undefined) },
     };
     this.settings = all;
     this.config = configSchema.parse(all);
