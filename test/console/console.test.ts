@@ -23,7 +23,7 @@ test('the console shows what happens, in a real browser', { skip }, async (t) =>
     data: { dir: join(dir, 'data') },
     gateway: { mqtt: { port: 0 } },
     http: { port: 0 },
-    rollup: { baseWindow: '10s', flushInterval: '200ms' },
+    rollup: { baseWindow: '10s', flushInterval: '200ms', niceness: 0 },
     backfill: { windowsPerSecond: 10 },
     types: TYPES,
   });
@@ -192,7 +192,11 @@ test('dead letters are found in groups, shown, tried and replayed', { skip }, as
   const settings = (max: number) =>
     configSchema.parse({
       data: { dir: join(dir, 'data') },
-      ...{ gateway: { mqtt: { port: 0 } }, http: { port: 0 }, rollup: { flushInterval: '200ms' } },
+      ...{
+        gateway: { mqtt: { port: 0 } },
+        http: { port: 0 },
+        rollup: { flushInterval: '200ms', niceness: 0 },
+      },
       types: { probe: { metrics: { v: { max } } } },
     });
   const strict = settings(10);

@@ -54,7 +54,9 @@ test('the demo: addresses within ten seconds, a curl that answers, a clean end, 
 });
 
 async function startDemo(t: TestContext, env: Record<string, string>) {
-  const child = new Child(t, [CLI, 'demo'], { env: cleanEnvironment(env) });
+  const child = new Child(t, [CLI, 'demo'], {
+    env: cleanEnvironment({ ...env, SPILLWAY_ROLLUP_NICENESS: '0' }),
+  });
   t.after(async () => {
     // Killed at once it could not end its fleet; a second signal makes it end with it.
     if (child.isOver) return;

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { configSchema } from '../../../src/config/schema.ts';
 import { NO_LAG } from '../../../src/gateway/overload/lag-pace.ts';
 import { Pace } from '../../../src/gateway/overload/pace.ts';
 import { PaceKeeper } from '../../../src/gateway/overload/pace-keeper.ts';
+import { SignalScale } from '../../../src/gateway/overload/signals.ts';
 
 const CURRENT = { value: 0, thresholds: { brake: 60_000 } };
 
@@ -105,4 +107,46 @@ test('the pace never stops everything', () => {
   assert.equal(pace.rate, 50);
   now += 1;
   assert.ok(pace.allows());
+});
+
+test('what waits for the sake of the rollup worker is no reason to drop anything', () => {
+  const scale = new SignalScale(configSchema.parse({}).overload);
+  const readings = { loopDelay: 0, commit: 0, demand: 1, wait: 60_000, lag: 1e9 };
+  const signals = (paced: boolean) =>
+    scale.signals({ ...readings, backlog: 0, memory: 0, sockets: 0 }, paced);
+  assert.deepEqual(signals(false).wait.thresholds, { shed: 5_000 });
+  assert.deepEqual(signals(true).wait.thresholds, {});
+  assert.deepEqual(signals(true).lag.thresholds, { brake: 60_000 });
+});
+
+test('a pace is for the rollup worker while nothing else holds it', () => {
+  let now = 0;
+  const pace = new Pace(() => now);
+  const keeper = new PaceKeeper(pace, () => now);
+  let taken = 0;
+  let flush = { arrived: 0, processed: 0 };
+  /** Seconds in which ten records a ms come, and the worker does so many; four are measured at a time. */
+  const look = (lag: number, donePerMs: number, memory = 0, seconds = 4) => {
+    for (let s = 0; s < seconds; s++) {
+      now += 1_000;
+      taken += 1e6;
+      flush = { arrived: flush.arrived + 10_000, processed: flush.processed + donePerMs * 1_000 };
+      const signals = {
+        backlog: { value: 0, thresholds: {} },
+        memory: { value: memory, thresholds: { brake: 0.7 } },
+        lag: { value: lag, thresholds: { brake: 60_000 } },
+      };
+      keeper.look(signals, taken, { ms: lag, flush });
+    }
+    return [pace.rate && Math.round(pace.rate), keeper.isForRollups];
+  };
+  look(0, 5, 0, 1);
+  assert.deepEqual(look(59_000, 5), [undefined, false]);
+  assert.deepEqual(look(61_000, 10), [900, true]);
+  assert.deepEqual(look(61_000, 8), [720, true]);
+  // No more than half of it at once, nor more than a quarter above it.
+  assert.deepEqual(look(61_000, 1), [500, true]);
+  assert.deepEqual(look(61_000, 50), [1_250, true]);
+  assert.deepEqual(look(61_000, 50, 0.6), [1_250, false]);
+  assert.deepEqual(look(47_000, 10), [undefined, false]);
 });
