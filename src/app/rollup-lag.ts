@@ -71,8 +71,8 @@ export class LagWatch {
     const now = this.now();
     this.note(now);
     const isBusy = this.demand >= BUSY && now - this.heardAt < SILENT_MS;
-    const ms = isBusy ? Math.max(this.ageMs(now), this.workMs()) : 0;
-    return this.flush === undefined ? NO_LAG : { ms, flush: this.flush };
+    const ms = Math.max(this.ageMs(now), this.workMs());
+    return this.flush === undefined ? NO_LAG : { ms: isBusy ? ms : 0, flush: this.flush };
   }
 
   private note(now: number): void {
@@ -83,6 +83,7 @@ export class LagWatch {
     if (this.notes.length > NOTES_MAX) this.notes = this.notes.filter((_, at) => at % 2 === 0);
   }
 
+  /** Forgets what is noted of before. */
   private ageMs(now: number): number {
     const { position } = this.backlog;
     const first = this.notes.findIndex(({ end }) => end > position);

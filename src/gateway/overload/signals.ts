@@ -10,7 +10,7 @@ import type { Signals, Thresholds } from './levels.ts';
  *   commit     duration of a group commit, ms        ┘ what they are here when nothing is wrong
  *   demand     part of the time that somebody waits for the window, 0 to 1
  *   wait       how long those wait, ms
- *   lag        age of the oldest record that the rollup worker has not processed, while it lacks the CPU, ms
+ *   lag        how late reports are or will be, since the rollup worker lacks the CPU, ms
  *   backlog    part of the log's disk budget that holds what is not processed  ┐
  *   memory     part of the memory that the process may use                     ├ hard: waiting doesn't help
  *   sockets    open connections as part of the most                            ┘
