@@ -25,7 +25,7 @@ export class RawClient {
     resolve: (packet: Packet) => void;
   }[] = [];
   private messageId = 0;
-  private readonly version: 4 | 5;
+  readonly version: 4 | 5;
 
   private constructor(port: number, version: 4 | 5) {
     this.version = version;

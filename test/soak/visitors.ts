@@ -64,14 +64,18 @@ const VISITS: Record<string, (place: Place) => Promise<void>> = {
     const client = await enter(place, pick(place, place.devices));
     for (let i = 0; i < 10; i++) {
       const topic = `some/where/${Math.floor(place.random() * 1e9)}`;
-      client.socket.write(publishBytes(topic, Buffer.from(reading(place)), 0, 0));
+      const { version } = client;
+      client.socket.write(publishBytes(topic, Buffer.from(reading(place)), 0, 0, version));
     }
     await publish(place, client, reading(place), 1);
     await leave(place, client);
   },
   async keepSessions(place) {
     const clientId = `kept-${Math.floor(place.random() * 1e6)}`;
-    const client = await enter(place, pick(place, place.devices), { clean: false, clientId });
+    const client = await enter(place, pick(place, place.devices), {
+      ...{ clean: false, clientId },
+      properties: { sessionExpiryInterval: Math.floor(place.random() * 20) },
+    });
     const subscriptions = [{ topic: 'me/receipts', qos: 1 as const }];
     client.send({ cmd: 'subscribe', messageId: 1, subscriptions });
     for (let i = 0; i < 10; i++) await publish(place, client, '{', 1);
@@ -80,10 +84,31 @@ const VISITS: Record<string, (place: Place) => Promise<void>> = {
   async dieWithWills(place) {
     const device = pick(place, place.devices);
     const topic = `t/${device.tenant}/d/${device.device}/state`;
-    const will = { topic, payload: Buffer.from('{"online":false}'), qos: 1 as const, retain: true };
-    const client = await enter(place, device, { will });
+    const client = await enter(place, device, {
+      will: {
+        ...{ topic, payload: Buffer.from('{"online":false}'), qos: 1, retain: true },
+        properties: { willDelayInterval: Math.floor(place.random() * 3) },
+      },
+      properties: { sessionExpiryInterval: 2 },
+    });
     await publish(place, client, reading(place), 1);
     client.close();
+  },
+  /** Topic aliases and other properties of MQTT 5, some of them not allowed. */
+  async abbreviate(place) {
+    const client = await enter(place, pick(place, place.devices), { protocolVersion: 5 });
+    for (let i = 0; i < 20 && !client.closed; i++) {
+      client.send({
+        ...{ cmd: 'publish', qos: 0, retain: false, dup: false, payload: reading(place) },
+        topic: i < 3 || place.random() < 0.1 ? `some/where/${i}` : '',
+        properties: {
+          topicAlias: 1 + Math.floor(place.random() * (i < 15 ? 3 : 18)),
+          userProperties: { [`k${i}`]: 'x'.repeat(place.random() * 300) },
+        },
+      });
+    }
+    await sleep(20);
+    await leave(place, client);
   },
   async garble(place) {
     const client =
@@ -99,7 +124,7 @@ const VISITS: Record<string, (place: Place) => Promise<void>> = {
   },
   async overdo(place) {
     const client = await enter(place, pick(place, place.devices));
-    const large = publishBytes('me/telemetry', Buffer.alloc(200_000, 0x20), 1, 1);
+    const large = publishBytes('me/telemetry', Buffer.alloc(200_000, 0x20), 1, 1, client.version);
     client.socket.write(large);
     client.socket.write(large.subarray(0, 1 + Math.floor(place.random() * large.length)));
     await sleep(50);
@@ -131,7 +156,7 @@ export async function visit(place: Place, signal: AbortSignal): Promise<void> {
       await once(place);
     } catch (error) {
       // A visitor that another one with its name has replaced, for example.
-      const what = `failed: ${(error as Error).message}`;
+      const what = `${name} failed: ${(error as Error).message}`;
       place.visits[what] = (place.visits[what] ?? 0) + 1;
     }
     await sleep(place.random() * 20);
@@ -152,11 +177,17 @@ function connectPacket(device: TestDevice, more: object = {}): Packet {
   };
 }
 
-async function enter(place: Place, device: TestDevice, more: object = {}): Promise<RawClient> {
-  const client = RawClient.open(place.port);
+/** In one of both versions, where the visit doesn't say which. */
+async function enter(
+  place: Place,
+  device: TestDevice,
+  more: { protocolVersion?: 4 | 5; [what: string]: unknown } = {},
+): Promise<RawClient> {
+  const { protocolVersion = place.random() < 0.5 ? 4 : 5 } = more;
+  const client = RawClient.open(place.port, protocolVersion);
   const connack = client.next(({ cmd }) => cmd === 'connack');
   const clientId = `visitor-${Math.floor(place.random() * 1e9)}`;
-  client.send(connectPacket(device, { clientId, ...more }));
+  client.send(connectPacket(device, { clientId, ...more, protocolVersion }));
   await connack;
   place.visits.connects++;
   return client;
@@ -183,7 +214,9 @@ async function leave(place: Place, client: RawClient): Promise<void> {
   if (how < 0.4) client.send({ cmd: 'disconnect' });
   else if (how < 0.6) client.socket.end();
   else if (how < 0.8)
-    client.socket.write(publishBytes('me/telemetry', Buffer.alloc(99), 1, 1).subarray(0, 50));
+    client.socket.write(
+      publishBytes('me/telemetry', Buffer.alloc(99), 1, 1, client.version).subarray(0, 50),
+    );
   await Promise.race([client.ended(), sleep(20)]);
   client.close();
 }
