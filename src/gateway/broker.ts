@@ -3,11 +3,12 @@ import type { Gate } from './gate.ts';
 
 /**
  * What we use of Aedes beyond its documented interface, in one place, so that another release is
- * checked here. Read in aedes 1.2.0: `aedes.js`, `lib/client.js`, `lib/handlers/connect.js`.
+ * checked here. Read in aedes 1.2.0: `aedes.js`, `lib/client.js`, `lib/handlers/{connect,publish}.js`.
  */
 interface Internals {
   _keepaliveTimer: NodeJS.Timeout | null;
   subscriptions: Record<string, { qos: 0 | 1 | 2 } | undefined>;
+  _inboundInflight: Set<number>;
 }
 
 /** Methods of Aedes that its types leave out. */
@@ -25,6 +26,11 @@ export function feedKeepAlive(client: Client): void {
 
 export function subscriptionQos(client: Client, topic: string): 0 | 1 | 2 | undefined {
   return (client as unknown as Internals).subscriptions[topic]?.qos;
+}
+
+/** A QoS 2 publish needs no PUBREL any more, of those that may wait for theirs. */
+export function forgetIncoming(client: Client, messageId: number): void {
+  (client as unknown as Internals)._inboundInflight.delete(messageId);
 }
 
 export function gateOf(client: Client): Gate {

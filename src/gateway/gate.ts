@@ -38,6 +38,8 @@ export interface GateHandler {
   slowed(gate: Gate, limit: SlowedBy): void;
   /** The socket is gone: the handler destroys the gate, at once or soon. */
   lost(gate: Gate): void;
+  /** A QoS 2 publish was answered for good with its PUBREC: nothing is known of its id any more. */
+  release(gate: Gate, messageId: number): void;
   /** The peer broke the protocol or a limit; the gate closes itself. */
   violation(gate: Gate, reason: ViolationReason): void;
   /** True while no socket should be read. */
@@ -282,6 +284,10 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
 
   send(bytes: Buffer): void {
     if (!this.socket.destroyed && this.socket.writable) this.socket.write(bytes);
+  }
+
+  release(messageId: number): void {
+    this.handler.release(this, messageId);
   }
 
   leave(): void {

@@ -5,7 +5,7 @@ import { deviceTypes } from '../config/device-types.ts';
 import type { Config } from '../config/schema.ts';
 import { SpillwayError } from '../core/errors.ts';
 import type { SlowedBy } from '../core/refusals.ts';
-import { feedKeepAlive, gateOf, ProtocolBroker } from './broker.ts';
+import { feedKeepAlive, forgetIncoming, gateOf, ProtocolBroker } from './broker.ts';
 import type { DeviceView } from './contract.ts';
 import { DelayedWills } from './delayed-wills.ts';
 import { takeOnce } from './exactly-once.ts';
@@ -259,6 +259,13 @@ export class Gateway implements GateHandler {
   alive(gate: Gate): void {
     const client = this.clients.get(gate);
     if (client !== undefined) feedKeepAlive(client);
+  }
+
+  release(gate: Gate, messageId: number): void {
+    const client = this.clients.get(gate);
+    if (client === undefined) return;
+    this.memory.of(client).incoming.delete(messageId);
+    forgetIncoming(client, messageId);
   }
 
   violation(gate: Gate, reason: ViolationReason): void {

@@ -94,6 +94,7 @@ test('a device that does not read its acknowledgements: few are made, all come w
     connect: (gate) => gate.admit(),
     alive() {},
     slowed() {},
+    release() {},
     lost: (gate) => gate.destroy(),
     violation(_gate, reason) {
       assert.fail(reason);

@@ -24,6 +24,8 @@ export interface DialectHost {
   inject(packet: Buffer): void;
   /** To the device, in MQTT 5. */
   send(bytes: Buffer): void;
+  /** A QoS 2 publish was refused: no PUBREL follows, and its id is free at once [MQTT5-4.3.3-9]. */
+  release(messageId: number): void;
   /** The device leaves, and wants its will published. */
   leave(): void;
 }
@@ -64,8 +66,6 @@ export class Dialect {
   private readonly requests = new Map<number, string[]>();
   /** What to say with acknowledgements that the broker writes, by packet id; as many as publishes may wait. */
   private readonly answers = new Map<number, Answer>();
-  /** QoS 2 publishes that were refused: MQTT 5 ends there, 3.1.1 goes on. */
-  private readonly released = new Set<number>();
   private converted: Buffer[] = [];
   /** Publishes beyond what the device takes at once, in order. */
   private readonly held: Buffer[] = [];
@@ -270,12 +270,9 @@ export class Dialect {
       this.answers.delete(messageId);
       const said = this.reasoned(first, messageId, answer);
       this.converted.push(said ?? Buffer.from(bytes.subarray(start, end)));
-      if (type === PUBREC && (answer?.reasonCode ?? 0) >= REASON.UNSPECIFIED) {
-        this.released.add(messageId);
-        this.host.inject(packetOf(0x62, Buffer.from(id)));
-      }
-    } else if (type === PUBCOMP && this.released.delete(messageId)) return;
-    else if (type === SUBACK)
+      if (type === PUBREC && (answer?.reasonCode ?? 0) >= REASON.UNSPECIFIED)
+        this.host.release(messageId);
+    } else if (type === SUBACK)
       this.converted.push(this.suback(first, messageId, bytes.subarray(body + 2, end)));
     else if (type === UNSUBACK) {
       const codes = Buffer.alloc(this.filtersOf(messageId).length);

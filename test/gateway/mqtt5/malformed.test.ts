@@ -98,6 +98,7 @@ function dialect(): { dialect: Dialect; violations: ViolationReason[] } {
     violation: (reason: ViolationReason) => violations.push(reason),
     inject() {},
     send() {},
+    release() {},
     leave() {},
   };
   return { dialect: new Dialect(terms, host), violations };

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import mqtt, { ErrorWithReasonCode } from 'mqtt';
 import type {
   IConnectPacket,
@@ -69,6 +70,24 @@ async function kinds(fixture: GatewayFixture): Promise<string[]> {
   );
 }
 
+/** Keeps the commits of records with this text from being called back until it is told to. */
+function hold(fixture: GatewayFixture, text: string): () => void {
+  const { appender } = fixture;
+  const append = appender.append.bind(appender);
+  const held: (() => void)[] = [];
+  let holding = true;
+  appender.append = (request, done) =>
+    append(request, (error) => {
+      const waits = holding && request.records.some((record) => record.includes(text));
+      if (waits) held.push(() => done(error));
+      else done(error);
+    });
+  return () => {
+    holding = false;
+    for (const go of held.splice(0)) go();
+  };
+}
+
 for (const fastPath of [true, false]) {
   const path = fastPath ? 'fast path' : 'broker path';
 
@@ -128,6 +147,25 @@ for (const fastPath of [true, false]) {
       ['connack', 'pubrec', 'pubrec', 'pubcomp', 'puback'],
     );
     assert.deepEqual(await kinds(fixture), ['JSON_INVALID', 'reading', 'reading']);
+  });
+
+  test(`${path}: an id that a refusal has freed is taken anew while others wait for their commit`, async (t) => {
+    const fixture = await createGateway(t, { fastPath });
+    const commit = hold(fixture, '"temperature":33');
+    const client = await five(fixture);
+    const waiting = [100, 101, 102, 103, 104].map((messageId) =>
+      publishBytes('me/telemetry', Buffer.from('{"temperature":33}'), 2, messageId, 5),
+    );
+    const refused = answer(client, { payload: '{', qos: 2, messageId: 7 });
+    client.socket.write(Buffer.concat(waiting));
+    assert.equal((await refused).reasonCode, 0x99);
+    const taken = answer(client, { qos: 2, messageId: 7 });
+    await until(() => fixture.counters.messages >= 6);
+    await sleep(50);
+    commit();
+    assert.equal((await taken).reasonCode, 0);
+    const readings = (await fixture.records()).filter(({ kind }) => kind === 'reading');
+    assert.equal(readings.length, 6);
   });
 
   test(`${path}: a topic is said once, and then by its alias`, async (t) => {
