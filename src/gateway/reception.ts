@@ -336,6 +336,12 @@ export class Reception {
       end: (reason: ConnectionEnd) => gate.cut(reason),
     };
     if (gate.dialect !== undefined) this.keepAsAsked(client, gate.dialect);
+    if (!client.clean) {
+      const { dialect } = gate;
+      gate.once('close', () =>
+        this.memory.leave(client, dialect?.sessionExpiryMs ?? Number.POSITIVE_INFINITY),
+      );
+    }
     const own = this.options.ingest.target(identity);
     const { overload } = this.options;
     const usage = overload.book.open(identity.tenant, identity.device);
@@ -355,13 +361,13 @@ export class Reception {
     return undefined;
   }
 
-  /** A session of MQTT 5 begins anew when it is asked to, and ends when its time is over. */
+  /** A session of MQTT 5 begins anew when it is asked to, or when the one before ends with its connection. */
   private keepAsAsked(client: Client, dialect: Dialect): void {
-    if (dialect.terms.cleanStart) this.memory.forget(client.id);
-    gateOf(client).once('close', () => {
-      const { sessionExpiryMs } = dialect;
-      if (sessionExpiryMs < Number.POSITIVE_INFINITY) this.memory.expire(client, sessionExpiryMs);
-    });
+    const holder = this.memory.holder(client.id) as Client | undefined;
+    const endsNow = holder !== undefined && gateOf(holder).dialect?.sessionExpiryMs === 0;
+    // One that ends with its connection ends when that is taken over [MQTT5 3.1.4].
+    if (dialect.terms.cleanStart || endsNow) this.memory.forget(client.id);
+    else dialect.sessionPresent = this.memory.has(client.id);
   }
 }
 

@@ -24,6 +24,7 @@ import {
   type ReceptionOptions,
 } from './reception.ts';
 import { refuse } from './refuse.ts';
+import type { Session } from './session.ts';
 import { SessionMemory } from './session-memory.ts';
 import { Sessions } from './sessions.ts';
 import { publishChannel, subscribeChannel } from './topics.ts';
@@ -61,7 +62,7 @@ export class Gateway implements GateHandler {
   private sweep: NodeJS.Timeout | undefined;
   private directoryVersion: number;
   private stopping = false;
-  private readonly wills: DelayedWills;
+  private readonly wills: DelayedWills<Session>;
   private readonly farewells = new Farewells<Gate>((gate) => gate.destroy());
 
   private constructor(options: GatewayOptions) {
@@ -333,8 +334,6 @@ export class Gateway implements GateHandler {
     if (session === undefined || gate.destroyed) return;
     this.sessions.accept(gate, session);
     const { clientId } = session;
-    if (gate.dialect?.terms.cleanStart === false) this.wills.cancel(clientId);
-    else this.wills.end(clientId);
     let since: number | undefined;
     gate.once('close', () => {
       const reason = gate.endedBy ?? 'CLOSED_BY_GATEWAY';
@@ -343,6 +342,8 @@ export class Gateway implements GateHandler {
     });
     const info = this.reception.accepted(gate);
     if (info !== undefined) this.options.ingest.connected(session, info);
+    if (session.opened?.clean === false) this.wills.cancel(clientId);
+    else this.wills.end(clientId);
     since = session.opened?.since;
     this.options.ingest.event(session, 'connected', { clientId, since });
     gate.open();
@@ -396,16 +397,16 @@ export class Gateway implements GateHandler {
       will: isWill,
     };
     const ingest = (done: Done) => this.options.ingest.publish(session, publish, done);
-    const { dialect } = gate;
     if (isWill) {
-      const delayMs = dialect?.willDelayMs ?? 0;
+      const delayMs = this.willDelayMs(gate, session);
       if (delayMs === 0) ingest(done);
       else {
-        this.wills.hold(session.clientId, delayMs, () => ingest(() => {}));
+        if (delayMs !== undefined) this.wills.hold(session, delayMs, () => ingest(() => {}));
         setImmediate(done, null);
       }
       return;
     }
+    const { dialect } = gate;
     const { messageId = 0 } = packet;
     const settle = (error: Error | null) => {
       const answer = answerOf(publish);
@@ -415,6 +416,15 @@ export class Gateway implements GateHandler {
     };
     if (packet.qos === 2) takeOnce(this.memory.of(client), messageId, ingest, settle);
     else ingest(settle);
+  }
+
+  /** How long a will waits for its device, ms; undefined: it is back, with the same session. */
+  private willDelayMs(gate: Gate, session: Session): number | undefined {
+    const delayMs = gate.dialect?.willDelayMs ?? 0;
+    if (delayMs === 0 || this.stopping || gate.endedBy === 'REVOKED') return 0;
+    const successor = this.sessions.successor(session);
+    if (successor === undefined) return delayMs;
+    return successor.opened?.clean === false ? undefined : 0;
   }
 
   private allowSubscription(client: Client, subscription: Subscription): boolean {
@@ -442,11 +452,14 @@ export class Gateway implements GateHandler {
   private endRevoked(): void {
     const version = this.options.directory.version();
     if (version === this.directoryVersion) return;
+    const isRevoked = ({ identity: { tenant, device }, secretHash }: Session) =>
+      this.options.directory.device(tenant, device)?.secretHash !== secretHash;
+    // Nobody who comes back later has left them.
+    this.wills.endOf(isRevoked);
     for (const [gate, session] of this.sessions) {
-      const { tenant, device } = session.identity;
       session.targets.clear();
-      if (this.options.directory.device(tenant, device)?.secretHash === session.secretHash)
-        continue;
+      if (!isRevoked(session)) continue;
+      const { tenant, device } = session.identity;
       this.options.logger.info(
         { tenant, device },
         'a connection ends because its device or secret was removed',

@@ -11,8 +11,8 @@ export interface SessionState {
   incoming: Set<number>;
   /** Ids of QoS 2 publishes that are on their way into the log, with who else waits for the same. */
   arriving: Map<number, ((error: Error | null) => void)[]>;
-  /** The connection that it belongs to now, or belonged to last. */
-  holder?: ClientLike;
+  /** The connection that it belongs to. */
+  holder?: ClientLike | undefined;
   /** When it ends after its connection (MQTT 5), of the clock that was given; undefined: it doesn't. */
   expiresAt?: number | undefined;
 }
@@ -37,7 +37,7 @@ interface ClientLike {
 }
 
 /** Sessions to be remembered for one device; the one that was not used for longest goes first. */
-const SESSIONS_PER_DEVICE_MAX = 8;
+export const SESSIONS_PER_DEVICE_MAX = 8;
 const OUTGOING_MAX = 64;
 const OUTGOING_BYTES_MAX = 2 ** 20;
 /** Of all sessions together. */
@@ -98,11 +98,21 @@ export class SessionMemory {
   }
 
   /** Its connection has ended: the session ends that many ms later. Not when another one has taken it over. */
-  expire(client: ClientLike, afterMs: number): void {
+  leave(client: ClientLike, endsAfterMs: number): void {
     const state = this.find(client.id);
     if (state?.holder !== client) return;
-    if (afterMs === 0) this.forget(client.id);
-    else state.expiresAt = this.now() + afterMs;
+    state.holder = undefined;
+    if (endsAfterMs === 0) this.forget(client.id);
+    else if (endsAfterMs < Number.POSITIVE_INFINITY) state.expiresAt = this.now() + endsAfterMs;
+  }
+
+  has(id: string): boolean {
+    return this.find(id) !== undefined;
+  }
+
+  /** The connection that has the session of an id now. */
+  holder(id: string): ClientLike | undefined {
+    return this.find(id)?.holder;
   }
 
   /** What is remembered under an id. */
@@ -285,7 +295,8 @@ function emptyState(): SessionState {
   };
 }
 
-function deviceOf(clientId: string): string {
+/** `<tenant>/<device>` of a client id. */
+export function deviceOf(clientId: string): string {
   return clientId.split('/', 2).join('/');
 }
 

@@ -56,6 +56,13 @@ export class Sessions {
       if (other.clientId === clientId) return true;
     return false;
   }
+
+  /** The accepted session that has taken this one's place. */
+  successor(session: Session): Session | undefined {
+    for (const other of this.ofDevice(session.own.name))
+      if (other !== session && other.clientId === session.clientId) return other;
+    return undefined;
+  }
 }
 
 const NONE: ReadonlySet<Session> = new Set();

@@ -29,13 +29,18 @@ export function connectPacket(
   };
 }
 
+export interface Connected {
+  client: RawClient;
+  connack: IConnackPacket;
+}
+
 /** Sends a CONNECT and waits for its CONNACK. */
 export async function connect(
   fixture: GatewayFixture,
   username: string,
   secret: string,
   more: Partial<IConnectPacket> = {},
-): Promise<{ client: RawClient; connack: IConnackPacket }> {
+): Promise<Connected> {
   const version = more.protocolVersion === 5 ? 5 : PROTOCOL_VERSION;
   const client = RawClient.open(fixture.gateway.port, version);
   const connack = client.next(({ cmd }) => cmd === 'connack');

@@ -157,3 +157,23 @@ test('a session that is thrown away takes its messages along', async () => {
   for (let i = 2; i < 20; i++) await enqueue(`acme/d${i}/c`);
   assert.deepEqual(memory.outgoing, { sessions: 2, bytes: 4 });
 });
+
+test('a session that waits for its device holds nothing of the connection before', () => {
+  let now = 0;
+  const memory = new SessionMemory({ devicesMax: 10, now: () => now });
+  const [first, second] = [kept('acme/d1/c'), kept('acme/d1/c')];
+  memory.of(first);
+  assert.equal(memory.holder('acme/d1/c'), first);
+  memory.leave(first, Number.POSITIVE_INFINITY);
+  assert.equal(memory.holder('acme/d1/c'), undefined);
+  now = 1e12;
+  memory.of(second);
+  // Who left it to another one has no say any more.
+  memory.leave(first, 0);
+  assert.equal(memory.holder('acme/d1/c'), second);
+  memory.leave(second, 1_000);
+  now += 999;
+  assert.equal(memory.has('acme/d1/c'), true);
+  now += 1;
+  assert.equal(memory.has('acme/d1/c'), false);
+});

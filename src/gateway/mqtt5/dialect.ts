@@ -59,6 +59,8 @@ export class Dialect {
   private readonly host: DialectHost;
   private readonly frames: FrameReader;
   private sessionExpiry: number;
+  /** There is a session to go on with, which the broker knows of only while it has subscriptions. */
+  sessionPresent = false;
   /** What the CONNACK of a refusal says instead of what the broker does. */
   refusal: Buffer | undefined;
   private readonly aliases = new Map<number, string | undefined>();
@@ -285,7 +287,8 @@ export class Dialect {
     if (returnCode !== 0 && this.refusal !== undefined) return this.refusal;
     const packet: IConnackPacket = {
       cmd: 'connack',
-      sessionPresent: bytes[body] === 1,
+      // [MQTT5-3.2.2-6]
+      sessionPresent: returnCode === 0 && this.sessionPresent,
       reasonCode: reasonOfReturnCode(returnCode),
       ...(returnCode === 0 && { properties: this.terms.granted }),
     };
