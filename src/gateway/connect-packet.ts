@@ -1,4 +1,6 @@
-import { writePacket } from './mqtt5/packets.ts';
+import { connack } from './mqtt5/connect.ts';
+import { OF_CONNECT, OF_WILL, readProperties, UNEXPECTED } from './mqtt5/properties.ts';
+import { REASON } from './mqtt5/reasons.ts';
 
 /**
  * What has to be known of a CONNECT before anybody spends something on it, and the answers that the gate
@@ -9,10 +11,15 @@ export interface ConnectSummary {
   version: number;
   /** As claimed; nothing is proven yet. */
   username: string | undefined;
+  /** MQTT 5: the reason code of what is wrong with it; what comes after that was not read. */
+  fault?: number;
+  /** MQTT 5: the largest packet that the device takes, bytes, where it says so. */
+  packetBytesMax?: number;
 }
 
 const USERNAME_FLAG = 0x80;
 const WILL_FLAG = 0x04;
+const WILL_QOS = 0x18;
 
 /** Undefined when the body is no CONNECT that can be read; its secrets are not looked at. */
 export function readConnect(body: Buffer): ConnectSummary | undefined {
@@ -23,15 +30,25 @@ export function readConnect(body: Buffer): ConnectSummary | undefined {
   const version = reader.byte() & 0x7f;
   const flags = reader.byte();
   reader.skip(2);
-  if (version === 5) reader.skip(reader.variable());
+  if (version === 5) {
+    // [MQTT5-3.1.2-1] [MQTT5-3.1.2-12]
+    if (name !== 'MQTT') reader.fault ??= REASON.VERSION_UNSUPPORTED;
+    if ((flags & WILL_QOS) === WILL_QOS) reader.fault ??= REASON.MALFORMED;
+    reader.properties(OF_CONNECT);
+  }
+  const { packetBytesMax } = reader;
   reader.skip(reader.length());
   if ((flags & WILL_FLAG) !== 0) {
-    if (version === 5) reader.skip(reader.variable());
+    if (version === 5) reader.properties(OF_WILL);
     reader.skip(reader.length());
     reader.skip(reader.length());
   }
   const username = (flags & USERNAME_FLAG) === 0 ? undefined : reader.text();
-  return reader.failed ? undefined : { version, username };
+  const { fault } = reader;
+  if (version === 5 && (fault !== undefined || reader.failed))
+    return { version, username: undefined, fault: fault ?? REASON.MALFORMED };
+  if (reader.failed) return undefined;
+  return { version, username, ...(packetBytesMax !== undefined && { packetBytesMax }) };
 }
 
 /** Why a CONNECT is refused, as both versions say it. */
@@ -45,12 +62,15 @@ const CODES: Record<ConnectRefusal, { v4: number; v5: number }> = {
   rate: { v4: 3, v5: 0x9f },
 };
 
-/** The CONNACK of a refusal. For MQTT 5 it says why in words, and when to try again. */
+/**
+ * The CONNACK of a refusal. For MQTT 5 it says why in words, and when to try again, where the device takes a
+ * packet of that size.
+ */
 export function refusingConnack(
   version: number,
   refusal: ConnectRefusal,
   reason: string,
-  retryAfterMs?: number,
+  { retryAfterMs, packetBytesMax }: { retryAfterMs?: number; packetBytesMax?: number } = {},
 ): Buffer {
   const { v4, v5 } = CODES[refusal];
   if (version !== 5) return Buffer.from([0x20, 2, 0, v4]);
@@ -59,18 +79,19 @@ export function refusingConnack(
       ? undefined
       : { 'retry-after': String(Math.ceil(retryAfterMs / 1_000)) };
   const properties = { reasonString: reason, ...(userProperties && { userProperties }) };
-  return writePacket({ cmd: 'connack', sessionPresent: false, reasonCode: v5, properties }, 5);
-}
-
-/** The CONNACK of MQTT 5 with a reason code alone. */
-export function refusingConnack5(reasonCode: number): Buffer {
-  return writePacket({ cmd: 'connack', sessionPresent: false, reasonCode }, 5);
+  const bytes = connack(v5, false, properties);
+  // [MQTT5-3.2.2-19] [MQTT5-3.2.2-20]
+  const isTooLarge = packetBytesMax !== undefined && bytes.length > packetBytesMax;
+  return isTooLarge ? connack(v5, false) : bytes;
 }
 
 class Reader {
   private readonly bytes: Buffer;
   private at = 0;
   failed = false;
+  /** The first that was found. */
+  fault: number | undefined;
+  packetBytesMax: number | undefined;
 
   constructor(bytes: Buffer) {
     this.bytes = bytes;
@@ -87,16 +108,12 @@ class Reader {
     return this.byte() * 256 + this.byte();
   }
 
-  /** A length of one to four bytes. */
-  variable(): number {
-    let value = 0;
-    for (let factor = 1; factor <= 128 ** 3; factor *= 128) {
-      const byte = this.byte();
-      value += (byte & 0x7f) * factor;
-      if (byte < 0x80) return value;
-    }
-    this.failed = true;
-    return 0;
+  properties(kinds: Parameters<typeof readProperties>[3]): void {
+    const { bytes } = this;
+    const { end, packetBytesMax } = readProperties(bytes, this.at, bytes.length, kinds);
+    if (end < 0) this.fault ??= end === UNEXPECTED ? REASON.PROTOCOL_ERROR : REASON.MALFORMED;
+    else this.at = end;
+    if (packetBytesMax < Number.POSITIVE_INFINITY) this.packetBytesMax = packetBytesMax;
   }
 
   skip(count: number): void {

@@ -9,7 +9,7 @@ import {
 } from './frames.ts';
 import type { ConnectTerms } from './mqtt5/connect.ts';
 import { type Answer, Dialect, type DialectHost, plainPublish } from './mqtt5/dialect.ts';
-import { readPublishProperties } from './mqtt5/publish-properties.ts';
+import { OF_PUBLISH, readProperties, UNEXPECTED } from './mqtt5/properties.ts';
 import type { Turn } from './overload/admission.ts';
 import type { BackfillTurn } from './overload/backfill.ts';
 import { decodeTopic } from './topics.ts';
@@ -338,6 +338,8 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     this.spendControl(end - start);
     // A copy: the broker may keep it, and a slice would keep the whole chunk alive.
     const packet = Buffer.from(bytes.subarray(start, end));
+    // [MQTT-3.14.4-2] nothing follows
+    if (type === DISCONNECT) this.frames.stop();
     const passed = this.dialect === undefined ? packet : this.dialect.fromDevice(packet);
     if (passed === undefined) return;
     if (type === DISCONNECT) this.endedBy ??= 'DISCONNECT';
@@ -454,18 +456,22 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     return (
       this.inflight >= this.inflightMax ||
       this.control <= 0 ||
-      this.brokerBehind ||
+      this.brokerIsBehind ||
       this.handler.saturated ||
       this.backfill?.isHeld === true ||
       this.unread
     );
   }
 
+  private get brokerIsBehind(): boolean {
+    return this.brokerBehind || this.dialect?.isFull === true;
+  }
+
   private slowedBy(): SlowedBy | undefined {
     if (this.state !== 'open') return undefined;
     if (this.handler.saturated) return 'LOG_SATURATED';
     if (this.unread) return 'OUTPUT_UNREAD';
-    if (this.brokerBehind) return 'BROKER_BEHIND';
+    if (this.brokerIsBehind) return 'BROKER_BEHIND';
     if (this.control <= 0) return 'CONTROL_RATE';
     // Else it waits for its turn, and admission or the budget of old readings says why.
     return this.inflight >= this.inflightMax ? 'INFLIGHT_MAX' : undefined;
@@ -508,13 +514,17 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     let payloadStart = headEnd;
     let alias = 0;
     if (this.dialect !== undefined) {
-      const properties = readPublishProperties(bytes, headEnd, end);
+      const properties = readProperties(bytes, headEnd, end, OF_PUBLISH);
       if (properties.end < 0) {
-        this.violation('PACKET_MALFORMED');
+        this.violation(properties.end === UNEXPECTED ? 'PACKET_UNEXPECTED' : 'PACKET_MALFORMED');
         return;
       }
       payloadStart = properties.end;
       alias = properties.alias;
+      if (payloadStart - headEnd > HEAD_BYTES_MAX) {
+        this.violation('PACKET_TOO_LARGE');
+        return;
+      }
     }
     if (this.dialect !== undefined && alias === 0 && topicEnd === body + 2) {
       // [MQTT5-3.3.2.1] a topic or an alias
@@ -531,7 +541,8 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     this.inflight++;
     // Its PUBREL.
     if (qos === 2) this.expectAck();
-    this.turn?.use(payloadBytes);
+    // Properties count as well: they could be what is sent.
+    this.turn?.use(payloadBytes + Math.max(0, payloadStart - headEnd - 1));
     const retain = (flags & 1) === 1;
     const taken = this.handler.publish(this, {
       topic,

@@ -5,12 +5,12 @@ import type { ConnectionEnd, LimitCode } from '../core/refusals.ts';
 import type { GatewayCounters } from '../ops/counters.ts';
 import type { CredentialVerifier, Directory } from '../tenants/contract.ts';
 import { gateOf } from './broker.ts';
-import { readConnect, refusingConnack, refusingConnack5 } from './connect-packet.ts';
+import { type ConnectSummary, readConnect, refusingConnack } from './connect-packet.ts';
 import { type ConnectInfo, connectInfo } from './connection-info.ts';
 import { deliver } from './deliveries.ts';
 import { Gate, type GateHandler, type GateLimits } from './gate.ts';
 import type { Ingest, Publish } from './ingest.ts';
-import { readConnect5 } from './mqtt5/connect.ts';
+import { connack, readConnect5 } from './mqtt5/connect.ts';
 import { type Dialect, TOPIC_ALIAS_MAX } from './mqtt5/dialect.ts';
 import { answerOf, type ConnectRules, type Refused, reasonOf } from './overload/connect-rules.ts';
 import { Handshakes } from './overload/handshakes.ts';
@@ -161,14 +161,16 @@ export class Reception {
     const version = summary?.version ?? 4;
     const refused = this.refusal() ?? this.options.rules.claimed(summary?.username);
     if (refused !== undefined) {
-      this.refuseConnect(gate, version, refused);
+      this.refuseConnect(gate, summary, refused);
       return;
     }
     if (version === 5) {
-      const terms = readConnect5(packet, this.serverTerms);
+      const { fault } = summary ?? {};
+      const terms =
+        fault === undefined ? readConnect5(packet, this.serverTerms) : { reason: fault };
       if ('reason' in terms) {
         countRefused(this.options.counters, 'CONNECT_INVALID');
-        gate.refuse(refusingConnack5(terms.reason));
+        gate.refuse(connack(terms.reason, false));
         return;
       }
       gate.translate(terms);
@@ -178,7 +180,7 @@ export class Reception {
     });
     if (!waits) {
       const expected = `at most ${this.options.handshakesWaitingMax} that wait`;
-      this.refuseConnect(gate, version, { code: 'CONNECTS_WAITING', expected });
+      this.refuseConnect(gate, summary, { code: 'CONNECTS_WAITING', expected });
     }
   }
 
@@ -208,9 +210,13 @@ export class Reception {
     return { code: 'CONNECTIONS_MAX', expected: `at most ${connectionsMax} connections` };
   }
 
-  private refuseConnect(gate: Gate, version: number, refused: Refused): void {
+  private refuseConnect(
+    gate: Gate,
+    { version, packetBytesMax }: Partial<ConnectSummary> = {},
+    refused: Refused,
+  ): void {
     this.noteRefused(refused);
-    gate.refuse(connackOf(version, refused));
+    gate.refuse(connackOf(version, refused, packetBytesMax));
   }
 
   private noteRefused({ code, expected, device }: Refused): void {
@@ -326,7 +332,9 @@ export class Reception {
     );
     if (refused !== undefined) {
       this.noteRefused(refused);
-      if (gate.dialect !== undefined) gate.dialect.refusal = connackOf(5, refused);
+      const { dialect } = gate;
+      if (dialect !== undefined)
+        dialect.refusal = connackOf(5, refused, dialect.terms.packetBytesMax);
       return authenticateError();
     }
     const connection = {
@@ -371,8 +379,11 @@ export class Reception {
   }
 }
 
-function connackOf(version: number, refused: Refused): Buffer {
-  return refusingConnack(version, answerOf(refused), reasonOf(refused), refused.retryAfterMs);
+function connackOf(version = 4, refused: Refused, packetBytesMax?: number): Buffer {
+  return refusingConnack(version, answerOf(refused), reasonOf(refused), {
+    ...(refused.retryAfterMs !== undefined && { retryAfterMs: refused.retryAfterMs }),
+    ...(packetBytesMax !== undefined && { packetBytesMax }),
+  });
 }
 
 /** Counts a connection that was refused, or closed for what its peer did. */

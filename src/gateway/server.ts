@@ -27,7 +27,7 @@ import { refuse } from './refuse.ts';
 import type { Session } from './session.ts';
 import { SessionMemory } from './session-memory.ts';
 import { Sessions } from './sessions.ts';
-import { publishChannel, subscribeChannel } from './topics.ts';
+import { isDeep, publishChannel, subscribeChannel } from './topics.ts';
 
 export interface GatewayOptions extends ReceptionOptions {
   host: string;
@@ -43,8 +43,6 @@ export interface GatewayOptions extends ReceptionOptions {
 const SWEEP_MS = 1_000;
 const TOLD_EVERY_MS = 1_000;
 const LISTEN_BACKLOG = 1_024;
-/** Aedes closes the connection of a topic with more levels without a word. */
-const TOPIC_LEVELS_MAX = 100;
 /** How often connections are closed while the gateway drains. */
 const DRAIN_STEP_MS = 50;
 
@@ -468,8 +466,4 @@ export class Gateway implements GateHandler {
     }
     this.directoryVersion = version;
   }
-}
-
-function isDeep(topic: string): boolean {
-  return topic.split('/', TOPIC_LEVELS_MAX + 1).length > TOPIC_LEVELS_MAX;
 }

@@ -16,6 +16,13 @@ const SUBSCRIBE: ReadonlySet<string> = new Set<SubscribeChannel>([
   'time/response',
 ]);
 
+/** Aedes closes the connection of a topic or filter with more levels without a word. */
+const TOPIC_LEVELS_MAX = 100;
+
+export function isDeep(topic: string): boolean {
+  return topic.split('/', TOPIC_LEVELS_MAX + 1).length > TOPIC_LEVELS_MAX;
+}
+
 /** `t/<tenant>/d/<device>/<channel>` */
 export function deviceTopic(tenant: string, device: string, channel: Channel): string {
   return `t/${tenant}/d/${device}/${channel}`;

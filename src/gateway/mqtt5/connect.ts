@@ -41,11 +41,16 @@ export function readConnect5(bytes: Buffer, terms: ServerTerms): ConnectTerms | 
   const { properties = {}, will, ...connect } = packet;
   // [MQTT5 4.12] only known methods; there are none.
   if (properties.authenticationMethod !== undefined) return { reason: REASON.BAD_METHOD };
+  if (properties.authenticationData !== undefined) return { reason: REASON.PROTOCOL_ERROR };
+  if (will?.topic === '') return { reason: REASON.TOPIC_INVALID };
   const { receiveMaximum = 65_535, maximumPacketSize = Number.POSITIVE_INFINITY } = properties;
   if (receiveMaximum === 0 || maximumPacketSize === 0) return { reason: REASON.PROTOCOL_ERROR };
   const cleanStart = connect.clean === true;
   const sessionExpiryMs = expiryMs(properties.sessionExpiryInterval ?? 0);
   const granted = grantedTerms(packet, terms);
+  // [MQTT5-3.1.2-24] it takes no CONNACK, and nothing else of use.
+  const answer = connack(REASON.SUCCESS, false, granted);
+  if (answer.length > maximumPacketSize) return { reason: REASON.PACKET_TOO_LARGE };
   const { assignedClientIdentifier } = granted;
   const v4: IConnectPacket = {
     ...connect,
@@ -73,6 +78,14 @@ export function readConnect5(bytes: Buffer, terms: ServerTerms): ConnectTerms | 
     // A password without a name, which 3.1.1 can't say and nobody here has.
     return { reason: REASON.BAD_CREDENTIALS };
   }
+}
+
+export function connack(
+  reasonCode: number,
+  sessionPresent: boolean,
+  properties: ConnectTerms['granted'] = {},
+): Buffer {
+  return writePacket({ cmd: 'connack', sessionPresent, reasonCode, properties }, 5);
 }
 
 export function expiryMs(seconds: number): number {

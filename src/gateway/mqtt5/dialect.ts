@@ -1,13 +1,16 @@
-import type {
-  IConnackPacket,
-  IDisconnectPacket,
-  ISubscribePacket,
-  IUnsubscribePacket,
-} from 'mqtt-packet';
+import type { IDisconnectPacket, ISubscribePacket, IUnsubscribePacket } from 'mqtt-packet';
 import type { ConnectionEnd } from '../../core/refusals.ts';
 import { FrameReader, PUBLISH, type ViolationReason } from '../frames.ts';
-import { type ConnectTerms, expiryMs } from './connect.ts';
+import { type ConnectTerms, connack, expiryMs } from './connect.ts';
 import { packetOf, readPacket, writePacket } from './packets.ts';
+import {
+  OF_ACKNOWLEDGEMENT,
+  OF_DISCONNECT,
+  OF_SUBSCRIBE,
+  OF_UNSUBSCRIBE,
+  readProperties,
+  UNEXPECTED,
+} from './properties.ts';
 import { REASON, reasonOfEnd, reasonOfFilter, reasonOfReturnCode } from './reasons.ts';
 
 /** What is said with an acknowledgement, beside that it is one. */
@@ -24,28 +27,46 @@ export interface DialectHost {
   inject(packet: Buffer): void;
   /** To the device, in MQTT 5. */
   send(bytes: Buffer): void;
+  /** Packets of the device can be handled again. */
+  resumeReading(): void;
   /** A QoS 2 publish was refused: no PUBREL follows, and its id is free at once [MQTT5-4.3.3-9]. */
   release(messageId: number): void;
   /** The device leaves, and wants its will published. */
   leave(): void;
 }
 
+const CONNECT = 1;
 const CONNACK = 2;
 const PUBACK = 4;
 const PUBREC = 5;
+const PUBREL = 6;
 const PUBCOMP = 7;
+const SUBSCRIBE = 8;
 const SUBACK = 9;
+const UNSUBSCRIBE = 10;
 const UNSUBACK = 11;
+const PINGREQ = 12;
 const DISCONNECT = 14;
+/** [MQTT5-2.1.3-1] Those whose header has flags, always these. */
+const FLAGS: Readonly<Record<number, number>> = { [PUBREL]: 2, [SUBSCRIBE]: 2, [UNSUBSCRIBE]: 2 };
 
 /** Topics that a device may give a number to save their bytes. */
 export const TOPIC_ALIAS_MAX = 16;
 /** Longer topics are nobody's own. */
 const ALIASED_BYTES_MAX = 256;
-/** SUBSCRIBEs and UNSUBSCRIBEs whose answer is awaited; their sockets have a budget besides. */
+/** SUBSCRIBEs and UNSUBSCRIBEs whose answer is awaited; with as many the device is not read. */
 const REQUESTS_MAX = 64;
 /** Of a text in a packet; the receipt has all of it. */
 const REASON_CHARS_MAX = 256;
+const PROPERTIES: Readonly<Record<number, Parameters<typeof readProperties>[3]>> = {
+  [PUBACK]: OF_ACKNOWLEDGEMENT,
+  [PUBREC]: OF_ACKNOWLEDGEMENT,
+  [PUBREL]: OF_ACKNOWLEDGEMENT,
+  [PUBCOMP]: OF_ACKNOWLEDGEMENT,
+  [SUBSCRIBE]: OF_SUBSCRIBE,
+  [UNSUBSCRIBE]: OF_UNSUBSCRIBE,
+  [DISCONNECT]: OF_DISCONNECT,
+};
 const NO_PROPERTIES = Buffer.from([0]);
 const NOTHING: Buffer = Buffer.alloc(0);
 
@@ -121,40 +142,64 @@ export class Dialect {
 
   /** A packet of the device that is neither CONNECT nor PUBLISH, for the broker; undefined: it has no part in it. */
   fromDevice(packet: Buffer): Buffer | undefined {
-    const first = packet[0] as number;
-    const type = first >> 4;
-    if (type >= PUBACK && type <= PUBCOMP) return this.acknowledged(packet);
-    if (type === 12) return packet;
+    const fault = faultOf(packet);
+    if (fault !== undefined) return this.violate(fault);
+    const type = (packet[0] as number) >> 4;
+    if (type === PINGREQ) return packet;
+    if (type <= PUBCOMP) return this.acknowledged(packet);
     const read = readPacket(packet);
     if (read?.cmd === 'disconnect') return this.disconnect(read);
-    if (read?.cmd === 'subscribe' && read.properties?.subscriptionIdentifier !== undefined) {
-      this.host.violation('SUBSCRIPTION_IDENTIFIER');
+    if (read?.cmd === 'subscribe') return this.subscribe(read);
+    if (read?.cmd === 'unsubscribe') return this.unsubscribe(read);
+    return this.violate('PACKET_MALFORMED');
+  }
+
+  /** True while the device asks faster than it is answered. */
+  get isFull(): boolean {
+    return this.requests.size >= REQUESTS_MAX;
+  }
+
+  private violate(reason: ViolationReason): undefined {
+    this.host.violation(reason);
+  }
+
+  private subscribe({
+    messageId = 0,
+    subscriptions,
+    properties,
+  }: ISubscribePacket): Buffer | undefined {
+    if (properties?.subscriptionIdentifier !== undefined)
+      return this.violate('SUBSCRIPTION_IDENTIFIER');
+    const filters = subscriptions.map(({ topic }) => topic);
+    if (!this.mayAsk(messageId, filters)) return undefined;
+    // The broker closes the connection for a filter that is not valid.
+    const asked = subscriptions.filter(({ topic }) => reasonOfFilter(topic) === undefined);
+    if (asked.length === 0) {
+      this.host.send(suback(messageId, filters, NOTHING));
       return undefined;
     }
-    try {
-      if (read?.cmd === 'subscribe') return this.subscribe(read);
-      if (read?.cmd === 'unsubscribe') return this.unsubscribe(read);
-    } catch {
-      // It holds no filter, or one of no length.
+    this.requests.set(messageId, filters);
+    const plain = asked.map(({ topic, qos }) => ({ topic, qos }));
+    return writePacket({ cmd: 'subscribe', messageId, subscriptions: plain }, 4);
+  }
+
+  private unsubscribe({ messageId = 0, unsubscriptions }: IUnsubscribePacket): Buffer | undefined {
+    if (!this.mayAsk(messageId, unsubscriptions)) return undefined;
+    const asked = unsubscriptions.filter((filter) => reasonOfFilter(filter) === undefined);
+    if (asked.length === 0) {
+      this.host.send(unsuback(messageId, unsubscriptions));
+      return undefined;
     }
-    this.host.violation('PACKET_MALFORMED');
-    return undefined;
+    this.requests.set(messageId, unsubscriptions);
+    return writePacket({ cmd: 'unsubscribe', messageId, unsubscriptions: asked }, 4);
   }
 
-  private subscribe({ messageId = 0, subscriptions }: ISubscribePacket): Buffer {
-    const plain = subscriptions.map(({ topic, qos }) => ({ topic, qos }));
-    const packet = writePacket({ cmd: 'subscribe', messageId, subscriptions: plain }, 4);
-    this.awaits(
-      messageId,
-      subscriptions.map(({ topic }) => topic),
-    );
-    return packet;
-  }
-
-  private unsubscribe({ messageId = 0, unsubscriptions }: IUnsubscribePacket): Buffer {
-    const packet = writePacket({ cmd: 'unsubscribe', messageId, unsubscriptions }, 4);
-    this.awaits(messageId, unsubscriptions);
-    return packet;
+  /** False: the connection is closed for the request. */
+  private mayAsk(messageId: number, filters: string[]): boolean {
+    // [MQTT5-2.2.1-3] [MQTT5-3.8.3-2] [MQTT5-3.10.3-2]
+    const isValid = messageId !== 0 && !this.requests.has(messageId) && filters.length > 0;
+    if (!isValid) this.violate('PACKET_UNEXPECTED');
+    return isValid;
   }
 
   /** Bytes of the broker, which may end within a packet, for the device. */
@@ -211,24 +256,11 @@ export class Dialect {
     return packetOf(0, head, text).subarray(1);
   }
 
-  private awaits(messageId: number, filters: string[]): void {
-    if (this.requests.size >= REQUESTS_MAX) {
-      const [oldest] = this.requests.keys();
-      this.requests.delete(oldest as number);
-    }
-    this.requests.set(messageId, filters);
-  }
-
   /** PUBACK, PUBREC, PUBREL, PUBCOMP: their reasons say nothing that changes what follows. */
-  private acknowledged(packet: Buffer): Buffer | undefined {
+  private acknowledged(packet: Buffer): Buffer {
     const first = packet[0] as number;
     const body = bodyOf(packet);
-    if (packet.length < body + 2) {
-      this.host.violation('PACKET_MALFORMED');
-      return undefined;
-    }
-    const type = first >> 4;
-    if (type === PUBACK) this.acknowledgedOne();
+    if (first >> 4 === PUBACK) this.acknowledgedOne();
     return packetOf(first, packet.subarray(body, body + 2));
   }
 
@@ -244,11 +276,8 @@ export class Dialect {
   private disconnect({ reasonCode = 0, properties }: IDisconnectPacket): Buffer | undefined {
     const seconds = properties?.sessionExpiryInterval;
     if (seconds !== undefined) {
-      // [MQTT5-3.14.2-2] what ends with the connection can't be kept any more
-      if (this.terms.sessionExpiryMs === 0 && seconds > 0) {
-        this.host.violation('PACKET_UNEXPECTED');
-        return undefined;
-      }
+      // [MQTT5 3.14.2.2.2] what ends with the connection can't be kept any more
+      if (this.terms.sessionExpiryMs === 0 && seconds > 0) return this.violate('PACKET_UNEXPECTED');
       this.sessionExpiry = expiryMs(seconds);
     }
     if (reasonCode === REASON.SUCCESS) return Buffer.from([DISCONNECT << 4, 0]);
@@ -264,7 +293,6 @@ export class Dialect {
       this.publish(first, bytes, body, end);
       return;
     }
-    const id = bytes.subarray(body, body + 2);
     const messageId = body + 2 <= end ? bytes.readUInt16BE(body) : 0;
     if (type === CONNACK) this.converted.push(this.connack(bytes, body));
     else if (type === PUBACK || type === PUBREC) {
@@ -274,25 +302,19 @@ export class Dialect {
       this.converted.push(said ?? Buffer.from(bytes.subarray(start, end)));
       if (type === PUBREC && (answer?.reasonCode ?? 0) >= REASON.UNSPECIFIED)
         this.host.release(messageId);
-    } else if (type === SUBACK)
-      this.converted.push(this.suback(first, messageId, bytes.subarray(body + 2, end)));
-    else if (type === UNSUBACK) {
-      const codes = Buffer.alloc(this.filtersOf(messageId).length);
-      this.converted.push(packetOf(first, Buffer.from(id), NO_PROPERTIES, codes));
-    } else this.converted.push(Buffer.from(bytes.subarray(start, end)));
+    } else if (type === SUBACK) {
+      const granted = bytes.subarray(body + 2, end);
+      this.converted.push(suback(messageId, this.filtersOf(messageId), granted));
+    } else if (type === UNSUBACK)
+      this.converted.push(unsuback(messageId, this.filtersOf(messageId)));
+    else this.converted.push(Buffer.from(bytes.subarray(start, end)));
   }
 
   private connack(bytes: Buffer, body: number): Buffer {
     const returnCode = bytes[body + 1] as number;
     if (returnCode !== 0 && this.refusal !== undefined) return this.refusal;
-    const packet: IConnackPacket = {
-      cmd: 'connack',
-      // [MQTT5-3.2.2-6]
-      sessionPresent: returnCode === 0 && this.sessionPresent,
-      reasonCode: reasonOfReturnCode(returnCode),
-      ...(returnCode === 0 && { properties: this.terms.granted }),
-    };
-    return writePacket(packet, 5);
+    if (returnCode !== 0) return connack(reasonOfReturnCode(returnCode), false);
+    return connack(REASON.SUCCESS, this.sessionPresent, this.terms.granted);
   }
 
   private publish(first: number, bytes: Buffer, body: number, end: number): void {
@@ -314,22 +336,57 @@ export class Dialect {
     }
   }
 
-  private suback(first: number, messageId: number, granted: Buffer): Buffer {
-    const filters = this.filtersOf(messageId);
-    // The broker answers a filter once, however often it was in the packet.
-    const distinct = [...new Set(filters)];
-    const codes = filters.map((filter) => {
-      const code = granted[distinct.indexOf(filter)] ?? REASON.UNSPECIFIED;
-      return code >= REASON.UNSPECIFIED ? reasonOfFilter(filter) : code;
-    });
-    return packetOf(first, idOf(messageId), NO_PROPERTIES, Buffer.from(codes));
-  }
-
   private filtersOf(messageId: number): string[] {
+    const { isFull } = this;
     const filters = this.requests.get(messageId) ?? [];
     this.requests.delete(messageId);
+    // Not within the broker's own write.
+    if (isFull) setImmediate(() => this.host.resumeReading());
     return filters;
   }
+}
+
+/** Why a packet that is neither CONNECT's nor a publish can't be looked at; undefined: nothing is against it. */
+function faultOf(packet: Buffer): ViolationReason | undefined {
+  const first = packet[0] as number;
+  const type = first >> 4;
+  // [MQTT5-3.1.0-2]
+  if (type === CONNECT) return 'PACKET_UNEXPECTED';
+  if ((first & 0x0f) !== (FLAGS[type] ?? 0)) return 'PACKET_MALFORMED';
+  const body = bodyOf(packet);
+  const length = packet.length - body;
+  if (type === PINGREQ) return length === 0 ? undefined : 'PACKET_MALFORMED';
+  const isRequest = type === SUBSCRIBE || type === UNSUBSCRIBE;
+  const isShort = length < (type === DISCONNECT ? 0 : 2);
+  if (isShort) return 'PACKET_MALFORMED';
+  // A reason code, then properties; both may be left out.
+  const before = type === DISCONNECT ? 1 : isRequest ? 2 : 3;
+  if (!isRequest && length <= before) return undefined;
+  const { end } = readProperties(packet, body + before, packet.length, PROPERTIES[type] ?? {});
+  if (end === UNEXPECTED) return 'PACKET_UNEXPECTED';
+  return end < 0 || (!isRequest && end !== packet.length) ? 'PACKET_MALFORMED' : undefined;
+}
+
+function suback(messageId: number, filters: string[], granted: Buffer): Buffer {
+  // The broker answers a filter once, however often it was in the packet.
+  const asked = [...new Set(filters)].filter((filter) => reasonOfFilter(filter) === undefined);
+  const codes = filters.map((filter) => {
+    const refused = reasonOfFilter(filter);
+    if (refused !== undefined) return refused;
+    const code = granted[asked.indexOf(filter)] ?? REASON.UNSPECIFIED;
+    return code >= REASON.UNSPECIFIED ? REASON.NOT_AUTHORIZED : code;
+  });
+  return packetOf(SUBACK << 4, idOf(messageId), NO_PROPERTIES, Buffer.from(codes));
+}
+
+/** The broker doesn't say whether there was a subscription; to these filters there never is one. */
+function unsuback(messageId: number, filters: string[]): Buffer {
+  const codes = filters.map((filter) => {
+    const refused = reasonOfFilter(filter);
+    if (refused === undefined) return REASON.SUCCESS;
+    return refused === REASON.FILTER_INVALID ? refused : REASON.NO_SUBSCRIPTION;
+  });
+  return packetOf(UNSUBACK << 4, idOf(messageId), NO_PROPERTIES, Buffer.from(codes));
 }
 
 function idOf(messageId: number): Buffer {

@@ -1,12 +1,15 @@
 import type { ConnectionEnd, RefusalCode } from '../../core/refusals.ts';
+import { isDeep } from '../topics.ts';
 
 /** Reason codes of MQTT 5 [MQTT5 2.4] that this gateway sends. */
 export const REASON = {
   SUCCESS: 0x00,
+  NO_SUBSCRIPTION: 0x11,
   UNSPECIFIED: 0x80,
   MALFORMED: 0x81,
   PROTOCOL_ERROR: 0x82,
   IMPLEMENTATION: 0x83,
+  VERSION_UNSUPPORTED: 0x84,
   CLIENT_ID: 0x85,
   BAD_CREDENTIALS: 0x86,
   NOT_AUTHORIZED: 0x87,
@@ -85,8 +88,15 @@ export function reasonOfReturnCode(code: number): number {
   return OF_RETURN_CODE[code] ?? REASON.UNSPECIFIED;
 }
 
-/** Why a filter is not granted: nobody listens to more than the own channels, by their whole names. */
-export function reasonOfFilter(filter: string): number {
+/**
+ * Why a filter can't be granted to anybody: nobody listens to more than the own channels, by their whole names.
+ * Undefined: the broker is asked.
+ */
+export function reasonOfFilter(filter: string): number | undefined {
+  // [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.7.3-1] [MQTT5-4.7.3-2]
+  const isValid = /^([^+#/\0]*|\+)(\/([^+#/\0]*|\+))*(\/#)?$|^#$/.test(filter) && filter !== '';
+  if (!isValid) return REASON.FILTER_INVALID;
   if (filter.startsWith('$share/')) return REASON.SHARED_UNSUPPORTED;
-  return /[#+]/.test(filter) ? REASON.WILDCARDS_UNSUPPORTED : REASON.NOT_AUTHORIZED;
+  if (/[#+]/.test(filter)) return REASON.WILDCARDS_UNSUPPORTED;
+  return isDeep(filter) ? REASON.NOT_AUTHORIZED : undefined;
 }

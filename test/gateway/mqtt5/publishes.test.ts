@@ -10,6 +10,7 @@ import type {
   IUnsubackPacket,
   UserProperties,
 } from 'mqtt-packet';
+import { packetOf } from '../../../src/gateway/mqtt5/packets.ts';
 import { createGateway, type GatewayFixture } from '../../helpers/gateway.ts';
 import { publishBytes, type RawClient } from '../../helpers/raw-client.ts';
 import { connect, inside, newDevice, received, until } from '../raw.ts';
@@ -62,6 +63,16 @@ async function listen(client: RawClient, ...topics: string[]): Promise<ISubackPa
     subscriptions: topics.map((topic) => ({ topic, qos: 1, nl: true, rap: true, rh: 2 })),
   });
   return (await suback) as ISubackPacket;
+}
+
+/** What a library would not write: filters that are not valid, at QoS 1. */
+function subscribeBytes(messageId: number, filters: string[]): Buffer {
+  const parts = filters.flatMap((filter) => [
+    Buffer.from([0, filter.length]),
+    Buffer.from(filter),
+    Buffer.from([1]),
+  ]);
+  return packetOf(0x82, Buffer.from([messageId >> 8, messageId & 0xff, 0]), ...parts);
 }
 
 async function kinds(fixture: GatewayFixture): Promise<string[]> {
@@ -215,7 +226,7 @@ test('an alias that is not allowed, or not known, or not well-formed, closes the
     [topic('me/telemetry', 0x23, 0, 0), 0x94],
     [topic('', 0x23, 0, 5), 0x82],
     [topic('me/telemetry', 0x23, 0), 0x81],
-    [topic('me/telemetry', 0x23, 0, 1, 0x23, 0, 1), 0x81],
+    [topic('me/telemetry', 0x23, 0, 1, 0x23, 0, 1), 0x82],
     // A subscription identifier is a server's.
     [topic('me/telemetry', 0x0b, 1), 0x81],
     [topic('me/telemetry', 0x26, 0, 1, 97, 0, 200), 0x81],
@@ -330,7 +341,36 @@ test('each filter gets its own answer', async (t) => {
   });
   const [unsuback] = (await received(client, 'unsuback', 1)) as IUnsubackPacket[];
   assert.deepEqual([unsuback?.messageId, unsuback?.granted], [5, [0, 0, 0]]);
+  // Filters that nobody may have, and those that are none, are answered beside the broker.
+  const odd = ['#', 'a/#/b', '', 'a+', '$share//x', `a${'/'.repeat(100)}`, '+/+/#', 'me/receipts'];
+  const next = client.next(({ cmd }) => cmd === 'suback');
+  client.socket.write(subscribeBytes(7, odd));
+  const codes = [0xa2, 0x8f, 0x8f, 0x8f, 0x9e, 0x87, 0xa2, 1];
+  assert.deepEqual(((await next) as ISubackPacket).granted, codes);
+  const none = client.next(({ cmd }) => cmd === 'suback');
+  client.socket.write(subscribeBytes(8, odd.slice(0, 3)));
+  assert.deepEqual(((await none) as ISubackPacket).granted, codes.slice(0, 3));
+  client.send({ cmd: 'unsubscribe', messageId: 9, unsubscriptions: ['#', 'a/#/b'] });
+  const [, last] = (await received(client, 'unsuback', 2)) as IUnsubackPacket[];
+  assert.deepEqual(last?.granted, [0x11, 0x8f]);
   assert.equal(fixture.gateway.sendCommand('acme', 'd1', '"x"'), false);
+});
+
+test('each of many requests at once gets its answer', async (t) => {
+  const fixture = await createGateway(t);
+  const client = await five(fixture);
+  for (let id = 1; id <= 300; id++) client.socket.write(subscribeBytes(id, ['me/receipts']));
+  const said = () => client.packets.filter(({ cmd }) => cmd === 'suback') as ISubackPacket[];
+  await until(() => said().length === 300);
+  const subacks = said();
+  assert.ok(subacks.every(({ granted }) => granted[0] === 1));
+  // An id whose request is not answered yet can't be used for another one.
+  client.socket.write(
+    Buffer.concat([subscribeBytes(1, ['me/receipts']), subscribeBytes(1, ['me/commands'])]),
+  );
+  await client.ended();
+  const end = client.packets.at(-1);
+  assert.equal(end?.cmd === 'disconnect' && end.reasonCode, 0x82);
 });
 
 test('a device that is slowed down learns the limit with its next acknowledgement', async (t) => {
@@ -348,6 +388,19 @@ test('a device that is slowed down learns the limit with its next acknowledgemen
   const told = reasons.filter((reason) => reason !== undefined);
   assert.equal(told.length, 1);
   assert.match(told[0] ?? '', /^DEVICE_MESSAGES: .*at most 2 messages in 1s/);
+});
+
+test('properties count as bytes of their message', async (t) => {
+  const fixture = await createGateway(t, {
+    config: { quotas: { default: { device: { bytes: ['6KiB/1s'] } } } },
+  });
+  const client = await five(fixture);
+  const userProperties = { a: 'x'.repeat(3_900) };
+  for (let messageId = 1; messageId <= 4; messageId++)
+    publish(client, { messageId, properties: { userProperties } });
+  const pubacks = (await received(client, 'puback', 4)) as IPubackPacket[];
+  const words = pubacks.map(({ properties }) => properties?.reasonString ?? '');
+  assert.match(words.join(''), /^DEVICE_BYTES/);
 });
 
 test('a client library of MQTT 5 hears of a refusal, and goes on', async (t) => {

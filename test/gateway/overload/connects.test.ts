@@ -224,9 +224,9 @@ test('a refusal in MQTT 5 has its reason code, words, and the time to wait', () 
   const parser = mqtt.parser({ protocolVersion: 5 });
   const packets: IConnackPacket[] = [];
   parser.on('packet', (packet) => packets.push(packet as IConnackPacket));
-  parser.parse(refusingConnack(5, 'busy', 'overloaded', 4_200));
+  parser.parse(refusingConnack(5, 'busy', 'overloaded', { retryAfterMs: 4_200 }));
   parser.parse(refusingConnack(5, 'quota', 'x'.repeat(300)));
-  parser.parse(refusingConnack(5, 'rate', ''));
+  parser.parse(refusingConnack(5, 'rate', 'words', { retryAfterMs: 1, packetBytesMax: 20 }));
   assert.deepEqual(
     packets.map(({ reasonCode, sessionPresent }) => [reasonCode, sessionPresent]),
     [
@@ -238,7 +238,11 @@ test('a refusal in MQTT 5 has its reason code, words, and the time to wait', () 
   assert.equal(packets[0]?.properties?.reasonString, 'overloaded');
   assert.equal(packets[0]?.properties?.userProperties?.['retry-after'], '5');
   assert.equal(packets[1]?.properties?.reasonString?.length, 300);
-  assert.deepEqual(refusingConnack(4, 'busy', 'overloaded', 4_200), Buffer.from([0x20, 2, 0, 3]));
+  assert.equal(packets[2]?.properties, undefined);
+  assert.deepEqual(
+    refusingConnack(4, 'busy', 'overloaded', { retryAfterMs: 4_200 }),
+    Buffer.from([0x20, 2, 0, 3]),
+  );
 });
 
 test('connections of an address beyond its rate are reset before anything is read from them', async (t) => {
