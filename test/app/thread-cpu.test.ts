@@ -5,7 +5,7 @@ import { getPriority } from 'node:os';
 import { describe, type TestContext, test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { CpuDemand } from '../../src/thread-cpu.ts';
-import { SpillwayProcess } from '../system/spillway-process.ts';
+import { Child, SpillwayProcess } from '../system/spillway-process.ts';
 
 const skip = process.platform === 'linux' ? false : 'priorities of threads are a matter of Linux';
 
@@ -47,6 +47,26 @@ describe('priority of the rollup thread', { skip, concurrency: true }, () => {
     assert.deepEqual(rollup, [own]);
     assert.deepEqual(changed, []);
   });
+});
+
+/** A process whose first thread to need the pool of libuv is the one that steps back; prints its own pid, and waits. */
+const FIRST_USER = `
+  const { Worker } = require('node:worker_threads');
+  new Worker(
+    "import(process.argv.at(-1)).then(({ lowerPriority }) => lowerPriority(5))" +
+      ".then(() => require('node:fs/promises').stat('/')).then(() => console.log('pool'))",
+    { eval: true, argv: [process.argv.at(-1)], name: 'behind' },
+  );
+  setInterval(() => {}, 1_000);
+`;
+
+test('threads of the pool keep theirs, whoever needs them first', { skip }, async (t) => {
+  const source = new URL('../../src/thread-cpu.ts', import.meta.url).href;
+  const child = new Child(t, ['-e', FIRST_USER, source], {});
+  await child.printed(/pool/);
+  const found = nicenesses(child.process.pid ?? 0);
+  assert.deepEqual(found.get('behind'), [Math.min(19, getPriority() + 5)]);
+  assert.deepEqual(new Set(found.get('libuv-worker')), new Set([getPriority()]));
 });
 
 /** What a thread demands while it does `what` for some hundred ms. */
