@@ -41,6 +41,9 @@ export interface OverloadFigures {
   goodputRatio: number;
   /** Largest resident memory under five times the load, as a multiple of that at capacity. */
   memoryRatio: number;
+  /** How late rollups were at most by the signal `lag`, and their share of what was made durable in the flood. */
+  lagMaxSeconds: number;
+  processedRatio: number;
   memoryAtCapacityMiB: number;
   memoryMaxMiB: number;
   adminP99Ms: number;
@@ -111,6 +114,8 @@ export async function benchOverload(options: {
     goodput: Math.round(goodput),
     goodputRatio: goodput / capacity,
     memoryRatio: rss(floodSamples) / rss(capacitySamples),
+    lagMaxSeconds: Math.max(...floodSamples.map(({ lagMs }) => lagMs)) / 1_000,
+    processedRatio: processedRate(floodSamples) / goodput,
     memoryAtCapacityMiB: rss(capacitySamples) / 2 ** 20,
     memoryMaxMiB: rss(floodSamples) / 2 ** 20,
     ...{ adminP99Ms, adminRequests, recoverySeconds },
@@ -168,6 +173,11 @@ function plotOf(run: {
       levelPanel(samples, begun),
     ],
   };
+}
+
+/** Records a second that the rollup worker processed, from the first to the last of the samples. */
+function processedRate(samples: readonly Sample[]): number {
+  return rateOf(samples.map((sample) => ({ ...sample, records: sample.records - sample.lag })));
 }
 
 /** From the time when all are connected to the last second of the load. */

@@ -99,6 +99,8 @@ export interface Sample {
   records: number;
   /** Of those, not processed. */
   lag: number;
+  /** How late rollups are by the gateway's signal, ms. */
+  lagMs: number;
   rss: number;
   level: string;
   ready: boolean;
@@ -167,6 +169,7 @@ export class Watch {
       at: Date.now(),
       records: status.log.endOffset,
       lag: status.rollup.lagRecords,
+      lagMs: status.overload.signals.lag?.value ?? 0,
       rss: rssBytes(this.child),
       level: status.overload.level,
       ready: status.ready,

@@ -52,6 +52,10 @@ async function overloaded(): Promise<void> {
   );
   line('account of all messages', overload.balanced ? 'balanced' : 'NOT balanced');
   line(
+    'rollups',
+    `${(overload.processedRatio * 100).toFixed(0)} % of the goodput meanwhile, at most ${overload.lagMaxSeconds.toFixed(1)} s late`,
+  );
+  line(
     'memory',
     `${overload.memoryMaxMiB.toFixed(0)} MiB, ${memoryRatio.toFixed(2)} times that at capacity`,
   );
