@@ -21,7 +21,7 @@ const CAUSES = {
   commit: ['duration of a commit', 'ms'],
   wait: ['waiting messages', 'ms'],
   demand: ['more comes than can be taken', '%'],
-  lag: ['age of what rollups lack', 'ms'],
+  lag: ['rollups are late', 'ms'],
   backlog: ['backlog on disk', '%'],
   memory: ['memory', '%'],
   sockets: ['connections', '%'],
