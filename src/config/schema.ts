@@ -149,7 +149,7 @@ const overload = z.strictObject({
   loopDelay: delays('50ms', '250ms', '5s'),
   commit: delays('250ms', '2s', '0s'),
   wait: z.strictObject({ shed: timer('5s') }).prefault({}),
-  lag: z.strictObject({ brake: timer('60s') }).prefault({}),
+  lag: z.strictObject({ brake: timer('10s') }).prefault({}),
   backlog: shares(0.7, 0.85, 0.95),
   memory: shares(0.7, 0.8, 0.9),
   memoryBytesMax: bytes('0B'),

@@ -116,7 +116,7 @@ test('what waits for the sake of the rollup worker is no reason to drop anything
     scale.signals({ ...readings, backlog: 0, memory: 0, sockets: 0 }, paced);
   assert.deepEqual(signals(false).wait.thresholds, { shed: 5_000 });
   assert.deepEqual(signals(true).wait.thresholds, {});
-  assert.deepEqual(signals(true).lag.thresholds, { brake: 60_000 });
+  assert.deepEqual(signals(true).lag.thresholds, { brake: 10_000 });
 });
 
 test('a pace is for the rollup worker while nothing else holds it', () => {
