@@ -49,15 +49,15 @@ describe('priority of the rollup thread', { skip, concurrency: true }, () => {
   });
 });
 
-/** A process whose first thread to need the pool of libuv is the one that steps back; prints its own pid, and waits. */
+/** A process whose first thread to need the pool of libuv is the one that steps back; waits then. */
 const FIRST_USER = `
   const { Worker } = require('node:worker_threads');
   new Worker(
     "import(process.argv.at(-1)).then(({ lowerPriority }) => lowerPriority(5))" +
-      ".then(() => require('node:fs/promises').stat('/')).then(() => console.log('pool'))",
+      ".then(() => require('node:fs/promises').stat('/')).then(() => console.log('pool'));" +
+      "setInterval(() => {}, 1_000)",
     { eval: true, argv: [process.argv.at(-1)], name: 'behind' },
   );
-  setInterval(() => {}, 1_000);
 `;
 
 test('threads of the pool keep theirs, whoever needs them first', { skip }, async (t) => {
