@@ -56,6 +56,8 @@ export const TOPIC_ALIAS_MAX = 16;
 const ALIASED_BYTES_MAX = 256;
 /** SUBSCRIBEs and UNSUBSCRIBEs whose answer is awaited; with as many the device is not read. */
 const REQUESTS_MAX = 64;
+/** Refused QoS 2 publishes that are remembered for clients that release them all the same. */
+const REFUSED_MAX = 256;
 /** Of a text in a packet; the receipt has all of it. */
 const REASON_CHARS_MAX = 256;
 const PROPERTIES: Readonly<Record<number, Parameters<typeof readProperties>[3]>> = {
@@ -89,6 +91,8 @@ export class Dialect {
   private readonly requests = new Map<number, string[]>();
   /** What to say with acknowledgements that the broker writes, by packet id; as many as publishes may wait. */
   private readonly answers = new Map<number, Answer>();
+  /** Ids of the latest QoS 2 publishes that were refused. */
+  private readonly refused = new Set<number>();
   private converted: Buffer[] = [];
   /** Publishes beyond what the device takes at once, in order. */
   private readonly held: Buffer[] = [];
@@ -226,6 +230,7 @@ export class Dialect {
    * Undefined: the one of 3.1.1 says it all.
    */
   reasoned(first: number, messageId: number, answer: Answer | undefined): Buffer | undefined {
+    if (first >> 4 === PUBREC) this.noteOutcome(messageId, answer);
     if (answer === undefined && this.noticed === '') return undefined;
     const { reasonCode = REASON.SUCCESS } = answer ?? {};
     let { reason = '' } = answer ?? {};
@@ -256,11 +261,26 @@ export class Dialect {
     return packetOf(0, head, text).subarray(1);
   }
 
+  private noteOutcome(messageId: number, answer: Answer | undefined): void {
+    this.refused.delete(messageId);
+    if (!isRefusal(answer)) return;
+    const [oldest] = this.refused;
+    if (oldest !== undefined && this.refused.size >= REFUSED_MAX) this.refused.delete(oldest);
+    this.refused.add(messageId);
+  }
+
   /** PUBACK, PUBREC, PUBREL, PUBCOMP: their reasons say nothing that changes what follows. */
-  private acknowledged(packet: Buffer): Buffer {
+  private acknowledged(packet: Buffer): Buffer | undefined {
     const first = packet[0] as number;
     const body = bodyOf(packet);
-    if (first >> 4 === PUBACK) this.acknowledgedOne();
+    const type = first >> 4;
+    if (type === PUBACK) this.acknowledgedOne();
+    const id = packet.readUInt16BE(body);
+    if (type === PUBREL && this.refused.delete(id)) {
+      // Paho overlooks the PUBREC's reason, and would take this one for success.
+      this.host.send(packetOf(PUBCOMP << 4, idOf(id), Buffer.from([REASON.ID_NOT_FOUND])));
+      return undefined;
+    }
     return packetOf(first, packet.subarray(body, body + 2));
   }
 
@@ -300,8 +320,7 @@ export class Dialect {
       this.answers.delete(messageId);
       const said = this.reasoned(first, messageId, answer);
       this.converted.push(said ?? Buffer.from(bytes.subarray(start, end)));
-      if (type === PUBREC && (answer?.reasonCode ?? 0) >= REASON.UNSPECIFIED)
-        this.host.release(messageId);
+      if (type === PUBREC && isRefusal(answer)) this.host.release(messageId);
     } else if (type === SUBACK) {
       const granted = bytes.subarray(body + 2, end);
       this.converted.push(suback(messageId, this.filtersOf(messageId), granted));
@@ -387,6 +406,10 @@ function unsuback(messageId: number, filters: string[]): Buffer {
     return refused === REASON.FILTER_INVALID ? refused : REASON.NO_SUBSCRIPTION;
   });
   return packetOf(UNSUBACK << 4, idOf(messageId), NO_PROPERTIES, Buffer.from(codes));
+}
+
+function isRefusal(answer: Answer | undefined): boolean {
+  return answer !== undefined && answer.reasonCode >= REASON.UNSPECIFIED;
 }
 
 function idOf(messageId: number): Buffer {

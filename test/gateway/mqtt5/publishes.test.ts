@@ -158,6 +158,20 @@ for (const fastPath of [true, false]) {
       ['connack', 'pubrec', 'pubrec', 'pubcomp', 'puback'],
     );
     assert.deepEqual(await kinds(fixture), ['JSON_INVALID', 'reading', 'reading']);
+    // Who releases a refused one all the same doesn't hear of success.
+    for (const sent of [{ payload: '{' }, { topic: 'a/+' }])
+      await answer(client, { ...sent, qos: 2, messageId: 9 });
+    client.send({ cmd: 'pubrel', messageId: 9 });
+    client.send({ cmd: 'pubrel', messageId: 10 });
+    const pubcomps = (await received(client, 'pubcomp', 3)) as IPubackPacket[];
+    assert.deepEqual(
+      pubcomps.map(({ messageId, reasonCode }) => [messageId, reasonCode]),
+      [
+        [7, 0],
+        [9, 0x92],
+        [10, 0],
+      ],
+    );
   });
 
   test(`${path}: an id that a refusal has freed is taken anew while others wait for their commit`, async (t) => {
