@@ -7,8 +7,9 @@ import {
   PUBLISH,
   type ViolationReason,
 } from './frames.ts';
+import type { Answer } from './mqtt5/answer.ts';
 import type { ConnectTerms } from './mqtt5/connect.ts';
-import { type Answer, Dialect, type DialectHost, plainPublish } from './mqtt5/dialect.ts';
+import { Dialect, type DialectHost, plainPublish } from './mqtt5/dialect.ts';
 import { OF_PUBLISH, readProperties, UNEXPECTED } from './mqtt5/properties.ts';
 import type { Turn } from './overload/admission.ts';
 import type { BackfillTurn } from './overload/backfill.ts';

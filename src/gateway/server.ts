@@ -8,7 +8,7 @@ import type { SlowedBy } from '../core/refusals.ts';
 import { feedKeepAlive, forgetIncoming, gateOf, ProtocolBroker } from './broker.ts';
 import type { DeviceView } from './contract.ts';
 import { DelayedWills } from './delayed-wills.ts';
-import { takeOnce } from './exactly-once.ts';
+import { type Settle, takeOnce } from './exactly-once.ts';
 import type { ViolationReason } from './frames.ts';
 import type { Gate, GateHandler, PublishPacket as GatePublish } from './gate.ts';
 import type { Done, Publish } from './ingest.ts';
@@ -263,7 +263,7 @@ export class Gateway implements GateHandler {
   release(gate: Gate, messageId: number): void {
     const client = this.clients.get(gate);
     if (client === undefined) return;
-    this.memory.of(client).incoming.delete(messageId);
+    this.memory.release(client, messageId);
     forgetIncoming(client, messageId);
   }
 
@@ -406,14 +406,14 @@ export class Gateway implements GateHandler {
     }
     const { dialect } = gate;
     const { messageId = 0 } = packet;
-    const settle = (error: Error | null) => {
-      const answer = answerOf(publish);
+    const settle: Settle = (error, answer) => {
       if (answer !== undefined && packet.qos > 0) dialect?.answer(messageId, answer);
       gate.settle();
       done(error);
     };
-    if (packet.qos === 2) takeOnce(this.memory.of(client), messageId, ingest, settle);
-    else ingest(settle);
+    const take = (settle: Settle) => ingest((error) => settle(error, answerOf(publish)));
+    if (packet.qos === 2) takeOnce(this.memory.of(client), messageId, take, settle);
+    else take(settle);
   }
 
   /** How long a will waits for its device, ms; undefined: it is back, with the same session. */

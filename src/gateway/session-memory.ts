@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import type { Settle } from './exactly-once.ts';
 import { subscribeChannel } from './topics.ts';
 
 /** What is remembered of one MQTT session; of a clean one only while it is connected [MQTT-3.1.2-6]. */
@@ -9,8 +10,10 @@ export interface SessionState {
   outgoingBytes: number;
   /** Ids of QoS 2 publishes that were taken and whose PUBREL has not come. */
   incoming: Set<number>;
+  /** Reason codes of those of them that were refused. */
+  refused: Map<number, number>;
   /** Ids of QoS 2 publishes that are on their way into the log, with who else waits for the same. */
-  arriving: Map<number, ((error: Error | null) => void)[]>;
+  arriving: Map<number, Settle[]>;
   /** The connection that it belongs to. */
   holder?: ClientLike | undefined;
   /** When it ends after its connection (MQTT 5), of the clock that was given; undefined: it doesn't. */
@@ -211,8 +214,11 @@ export class SessionMemory {
   }
 
   async incomingStorePacket(client: ClientLike, packet: { messageId: number }): Promise<void> {
-    const { incoming } = this.of(client);
-    if (incoming.size >= INCOMING_MAX) throw new Error('too many QoS 2 publishes await PUBREL');
+    const { incoming, refused } = this.of(client);
+    if (incoming.size >= INCOMING_MAX) {
+      refused.delete(packet.messageId);
+      throw new Error('too many QoS 2 publishes await PUBREL');
+    }
     incoming.add(packet.messageId);
   }
 
@@ -225,11 +231,20 @@ export class SessionMemory {
   }
 
   async incomingDelPacket(client: ClientLike, packet: { messageId: number }): Promise<void> {
-    if (!this.of(client).incoming.delete(packet.messageId)) throw new Error('no such packet');
+    if (!this.release(client, packet.messageId)) throw new Error('no such packet');
+  }
+
+  /** A QoS 2 publish is over; false when nothing was known of it. */
+  release(client: ClientLike, messageId: number): boolean {
+    const { incoming, refused } = this.of(client);
+    refused.delete(messageId);
+    return incoming.delete(messageId);
   }
 
   async cleanIncoming(client: ClientLike): Promise<void> {
-    if (client.clean !== false) this.bound.get(client)?.incoming.clear();
+    if (client.clean === false) return;
+    this.bound.get(client)?.incoming.clear();
+    this.bound.get(client)?.refused.clear();
   }
 
   async putWill(): Promise<void> {}
@@ -291,6 +306,7 @@ function emptyState(): SessionState {
     outgoing: [],
     outgoingBytes: 0,
     incoming: new Set(),
+    refused: new Map(),
     arriving: new Map(),
   };
 }

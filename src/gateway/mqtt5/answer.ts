@@ -1,6 +1,17 @@
 import type { Publish } from '../ingest.ts';
-import type { Answer } from './dialect.ts';
 import { REASON, reasonOfRefusal } from './reasons.ts';
+
+/** What is said with an acknowledgement, beside that it is one. */
+export interface Answer {
+  reasonCode: number;
+  /** In words; empty: none. */
+  reason: string;
+}
+
+/** Nothing of the message was taken. */
+export function isRefusal(answer: Answer | undefined): answer is Answer {
+  return answer !== undefined && answer.reasonCode >= REASON.UNSPECIFIED;
+}
 
 /**
  * What the acknowledgement of a message says in MQTT 5; undefined: that it was taken. One that was taken in part

@@ -1,6 +1,7 @@
 import type { IDisconnectPacket, ISubscribePacket, IUnsubscribePacket } from 'mqtt-packet';
 import type { ConnectionEnd } from '../../core/refusals.ts';
 import { FrameReader, PUBLISH, type ViolationReason } from '../frames.ts';
+import { type Answer, isRefusal } from './answer.ts';
 import { type ConnectTerms, connack, expiryMs } from './connect.ts';
 import { packetOf, readPacket, writePacket } from './packets.ts';
 import {
@@ -12,13 +13,6 @@ import {
   UNEXPECTED,
 } from './properties.ts';
 import { REASON, reasonOfEnd, reasonOfFilter, reasonOfReturnCode } from './reasons.ts';
-
-/** What is said with an acknowledgement, beside that it is one. */
-export interface Answer {
-  reasonCode: number;
-  /** In words; empty: none. */
-  reason: string;
-}
 
 /** What the dialect needs of its connection. */
 export interface DialectHost {
@@ -89,8 +83,11 @@ export class Dialect {
   private readonly aliases = new Map<number, string | undefined>();
   /** The filters of requests that wait for their answer, by packet id. */
   private readonly requests = new Map<number, string[]>();
-  /** What to say with acknowledgements that the broker writes, by packet id; as many as publishes may wait. */
-  private readonly answers = new Map<number, Answer>();
+  /**
+   * What to say with acknowledgements that the broker writes, by packet id, each time that it came; as many as
+   * publishes may wait.
+   */
+  private readonly answers = new Map<number, Answer[]>();
   /** Ids of the latest QoS 2 publishes that were refused. */
   private readonly refused = new Set<number>();
   private converted: Buffer[] = [];
@@ -217,7 +214,9 @@ export class Dialect {
 
   /** What the broker's acknowledgement of a publish shall say. */
   answer(messageId: number, answer: Answer): void {
-    this.answers.set(messageId, answer);
+    const known = this.answers.get(messageId);
+    if (known === undefined) this.answers.set(messageId, [answer]);
+    else known.push(answer);
   }
 
   /** The next PUBACK tells of a limit that slows the device down; it is none the less one of success. */
@@ -316,8 +315,9 @@ export class Dialect {
     const messageId = body + 2 <= end ? bytes.readUInt16BE(body) : 0;
     if (type === CONNACK) this.converted.push(this.connack(bytes, body));
     else if (type === PUBACK || type === PUBREC) {
-      const answer = this.answers.get(messageId);
-      this.answers.delete(messageId);
+      const [answer, ...more] = this.answers.get(messageId) ?? [];
+      if (more.length > 0) this.answers.set(messageId, more);
+      else this.answers.delete(messageId);
       const said = this.reasoned(first, messageId, answer);
       this.converted.push(said ?? Buffer.from(bytes.subarray(start, end)));
       if (type === PUBREC && isRefusal(answer)) this.host.release(messageId);
@@ -406,10 +406,6 @@ function unsuback(messageId: number, filters: string[]): Buffer {
     return refused === REASON.FILTER_INVALID ? refused : REASON.NO_SUBSCRIPTION;
   });
   return packetOf(UNSUBACK << 4, idOf(messageId), NO_PROPERTIES, Buffer.from(codes));
-}
-
-function isRefusal(answer: Answer | undefined): boolean {
-  return answer !== undefined && answer.reasonCode >= REASON.UNSPECIFIED;
 }
 
 function idOf(messageId: number): Buffer {

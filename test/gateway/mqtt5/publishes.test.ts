@@ -193,6 +193,40 @@ for (const fastPath of [true, false]) {
     assert.equal(readings.length, 6);
   });
 
+  test(`${path}: a refused message at QoS 2 that comes again is refused again, and is one`, async (t) => {
+    const fixture = await createGateway(t, { fastPath });
+    const kept = { clean: false, properties: { sessionExpiryInterval: 100 } };
+    const { client, secret } = await newDevice(fixture, 'd1', { protocolVersion: 5, ...kept });
+    const again = async () =>
+      (await connect(fixture, 'acme/d1', secret, { protocolVersion: 5, ...kept })).client;
+    // It breaks before the commit, and then before the PUBREC.
+    const commit = hold(fixture, 'JSON_INVALID');
+    client.socket.write(publishBytes('me/telemetry', Buffer.from('{'), 2, 7, 5));
+    await until(() => fixture.counters.messages === 1);
+    client.close();
+    const second = await again();
+    second.socket.write(publishBytes('me/telemetry', Buffer.from('{'), 2, 7, 5));
+    await sleep(50);
+    second.close();
+    await until(() => inside(fixture).gates.size === 0);
+    commit();
+    await sleep(50);
+    const last = await again();
+    const { reasonCode } = await answer(last, { payload: '{', qos: 2, messageId: 7 });
+    assert.equal(reasonCode, 0x99);
+    assert.deepEqual(await kinds(fixture), ['JSON_INVALID']);
+    // Also twice in one breath, which nobody may.
+    const twice = Array(2).fill(publishBytes('me/telemetry', Buffer.from('{'), 2, 8, 5));
+    last.socket.write(Buffer.concat(twice));
+    const pubrecs = (await received(last, 'pubrec', 3)) as IPubackPacket[];
+    assert.deepEqual(
+      pubrecs.map(({ reasonCode }) => reasonCode),
+      [0x99, 0x99, 0x99],
+    );
+    const { reasonCode: anew } = await answer(last, { qos: 2, messageId: 8 });
+    assert.equal(anew, 0);
+  });
+
   test(`${path}: a topic is said once, and then by its alias`, async (t) => {
     const fixture = await createGateway(t, { fastPath });
     const client = await five(fixture);
