@@ -12,7 +12,7 @@ import { type Settle, takeOnce } from './exactly-once.ts';
 import type { ViolationReason } from './frames.ts';
 import type { Gate, GateHandler, PublishPacket as GatePublish } from './gate.ts';
 import type { Done, Publish } from './ingest.ts';
-import { answerOf } from './mqtt5/answer.ts';
+import { type Answer, answerOf } from './mqtt5/answer.ts';
 import { Farewells } from './overload/farewells.ts';
 import type { Overload } from './overload/overload.ts';
 import type { DeviceUsage } from './overload/usage.ts';
@@ -234,20 +234,23 @@ export class Gateway implements GateHandler {
       retain,
     };
     const { receivedAt } = gate;
+    let answer: Answer | undefined;
+    // It must not hold the publish until the commit, whose payload holds a chunk of the socket.
     const done = (error: Error | null) => {
       if (qos === 1) this.options.observePuback(performance.now() - receivedAt);
       // Never lied to: without a commit there is no acknowledgement, and the device sends again.
-      if (error === null) gate.acknowledge(qos, messageId, answerOf(publish));
+      if (error === null) gate.acknowledge(qos, messageId, answer);
       else gate.cut('NOT_COMMITTED');
     };
-    if (!valid) {
+    if (valid) {
+      const { tenant, device } = session.identity;
+      publish.channel = publishChannel(topic, tenant, device);
+      this.options.ingest.publish(session, publish, done);
+    } else {
       const refusal = refuse('TOPIC_INVALID', { actual: publish.topic });
       this.options.ingest.reject(session, publish, refusal, done);
-      return true;
     }
-    const { tenant, device } = session.identity;
-    publish.channel = publishChannel(topic, tenant, device);
-    this.options.ingest.publish(session, publish, done);
+    if (gate.dialect !== undefined) answer = answerOf(publish);
     return true;
   }
 
