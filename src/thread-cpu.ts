@@ -1,13 +1,17 @@
 import { readFileSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { constants, getPriority, setPriority } from 'node:os';
 import { type EventLoopUtilization, performance } from 'node:perf_hooks';
+
+/** As V8 names them. */
+const COLLECTOR = 'V8Worker';
 
 /** What the calling thread gets of the CPU, and what it asks for. */
 
 /**
  * Lets the threads of the gateway go first: the calling thread is `by` nicer than the process from here on, and
- * nothing makes it as it was (only root could). On Linux alone, where priorities are the threads' (setpriority(2), "C
+ * nothing makes it as it was (only root could). So are the threads of V8 that collect garbage beside all others: four
+ * of them at once took turns with the gateway on a full core, for 40 ms every two seconds. On Linux alone, where priorities are the threads' (setpriority(2), "C
  * library/kernel differences"): elsewhere pid 0 is the whole process, which is left as it is. Throws what the
  * system says.
  */
@@ -16,7 +20,19 @@ export async function lowerPriority(by: number): Promise<void> {
   // A thread has the priority of the one that makes it; the pool that all share has to be made before.
   await stat('/proc/self');
   // The pid is the number of the main thread.
-  setPriority(0, Math.min(constants.priority.PRIORITY_LOW, getPriority(process.pid) + by));
+  const priority = Math.min(constants.priority.PRIORITY_LOW, getPriority(process.pid) + by);
+  setPriority(0, priority);
+  for (const thread of await collectors()) setPriority(thread, priority);
+}
+
+/** Numbers of the threads that collect garbage beside those that make it. */
+async function collectors(): Promise<number[]> {
+  const threads = await readdir('/proc/self/task');
+  const names = await Promise.all(
+    // One that has ended meanwhile is none of them.
+    threads.map((thread) => readFile(`/proc/self/task/${thread}/comm`, 'utf8').catch(() => '')),
+  );
+  return threads.filter((_, index) => names[index]?.trim() === COLLECTOR).map(Number);
 }
 
 /**

@@ -7,7 +7,7 @@ import type { RateLimit } from '../../core/units.ts';
  */
 export class Bucket {
   readonly limit: RateLimit;
-  private readonly perMs: number;
+  readonly perMs: number;
   private tokens: number;
   private at: number;
 
