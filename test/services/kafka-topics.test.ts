@@ -7,6 +7,7 @@ import { ensureTopics, type TopicSettings } from '../../src/log/kafka/topics.ts'
 import { encodeReading, readingPrefix } from '../../src/log/record.ts';
 import { range, seqs } from '../suites/log.ts';
 import { type KafkaPlace, openKafka, SKIP, TOPICS } from './kafka-env.ts';
+import { until } from './kafka-stream.ts';
 
 async function configOf(place: KafkaPlace, topic: string): Promise<Record<string, string>> {
   const { resources } = await place.admin.describeConfigs({
@@ -158,7 +159,17 @@ describe('topics', { skip: SKIP }, () => {
       });
     }
     const consumer = place.consumer();
-    const ends = await consumer.bounds();
+    let ends: Awaited<ReturnType<typeof consumer.bounds>> = new Map();
+    // A partition that was made just now, and that nobody has written to, may have no leader yet.
+    await until('all partitions have a leader', 10_000, () =>
+      consumer.bounds().then(
+        (bounds) => {
+          ends = bounds;
+          return true;
+        },
+        () => false,
+      ),
+    );
     const ending = new AbortController();
     const late = setTimeout(() => ending.abort(), 20_000);
     const found: (number | undefined)[] = [];
