@@ -1,5 +1,5 @@
 import { connack } from './mqtt5/connect.ts';
-import { OF_CONNECT, OF_WILL, readProperties, UNEXPECTED } from './mqtt5/properties.ts';
+import { type Kinds, OF_CONNECT, OF_WILL, readProperties, UNEXPECTED } from './mqtt5/properties.ts';
 import { REASON } from './mqtt5/reasons.ts';
 
 /**
@@ -108,7 +108,7 @@ class Reader {
     return this.byte() * 256 + this.byte();
   }
 
-  properties(kinds: Parameters<typeof readProperties>[3]): void {
+  properties(kinds: Kinds): void {
     const { bytes } = this;
     const { end, packetBytesMax } = readProperties(bytes, this.at, bytes.length, kinds);
     if (end < 0) this.fault ??= end === UNEXPECTED ? REASON.PROTOCOL_ERROR : REASON.MALFORMED;

@@ -265,7 +265,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     if (this.acks.length === 0) return;
     const bytes = Buffer.from(this.acks);
     this.acks = [];
-    if (!this.socket.destroyed && this.socket.writable) this.socket.write(bytes);
+    this.send(bytes);
   }
 
   /** Bytes that the device has not read, or does not want yet. */

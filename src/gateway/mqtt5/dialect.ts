@@ -5,6 +5,7 @@ import { type Answer, isRefusal } from './answer.ts';
 import { type ConnectTerms, connack, expiryMs } from './connect.ts';
 import { packetOf, readPacket, writePacket } from './packets.ts';
 import {
+  type Kinds,
   OF_ACKNOWLEDGEMENT,
   OF_DISCONNECT,
   OF_SUBSCRIBE,
@@ -54,7 +55,7 @@ const REQUESTS_MAX = 64;
 const REFUSED_MAX = 256;
 /** Of a text in a packet; the receipt has all of it. */
 const REASON_CHARS_MAX = 256;
-const PROPERTIES: Readonly<Record<number, Parameters<typeof readProperties>[3]>> = {
+const PROPERTIES: Readonly<Record<number, Kinds>> = {
   [PUBACK]: OF_ACKNOWLEDGEMENT,
   [PUBREC]: OF_ACKNOWLEDGEMENT,
   [PUBREL]: OF_ACKNOWLEDGEMENT,
@@ -237,20 +238,20 @@ export class Dialect {
       reason = this.noticed;
       this.noticed = '';
     }
-    const id = idOf(messageId);
-    const code = Buffer.from([reasonCode]);
-    const packet = packetOf(first, id, code, this.reasonProperties(reason));
-    // [MQTT5-3.4.2-2] words are left out where they make the packet too large
-    return packet.length <= this.terms.packetBytesMax ? packet : packetOf(first, id, code);
+    return this.withReason(first, [...idOf(messageId), reasonCode], reason);
   }
 
   /** The DISCONNECT for the reason why the gateway ends the connection; undefined: there is nothing to say. */
   farewell(endedBy: ConnectionEnd): Buffer | undefined {
     const code = reasonOfEnd(endedBy);
-    if (code === undefined) return undefined;
-    const packet = packetOf(0xe0, Buffer.from([code]), this.reasonProperties(endedBy));
-    if (packet.length <= this.terms.packetBytesMax) return packet;
-    return packetOf(0xe0, Buffer.from([code]));
+    return code === undefined ? undefined : this.withReason(DISCONNECT << 4, [code], endedBy);
+  }
+
+  /** A packet that ends with a reason in words: they are left out where they make it too large [MQTT5-3.4.2-2]. */
+  private withReason(first: number, head: number[], reason: string): Buffer {
+    const code = Buffer.from(head);
+    const packet = packetOf(first, code, this.reasonProperties(reason));
+    return packet.length <= this.terms.packetBytesMax ? packet : packetOf(first, code);
   }
 
   private reasonProperties(reason: string): Buffer {

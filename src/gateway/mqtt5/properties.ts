@@ -22,7 +22,8 @@ const TEXT = -1;
 const PAIR = -2;
 const VARIABLE = 0;
 
-type Kinds = Readonly<Record<number, number>>;
+/** Properties that may come, by their number, and how long each is. */
+export type Kinds = Readonly<Record<number, number>>;
 
 const USER_PROPERTY = 0x26;
 const MAXIMUM_PACKET_SIZE = 0x27;
