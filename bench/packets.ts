@@ -1,3 +1,5 @@
+import { packetOf, variableBytes } from '../src/gateway/mqtt5/packets.ts';
+
 /** MQTT as the load generators write it: with as little work for each message as there can be. */
 
 /** 3.1.1 or 5. */
@@ -12,16 +14,6 @@ export interface Client {
   username: string;
   password: string;
   topic: string;
-}
-
-function encodeLength(length: number): number[] {
-  const out: number[] = [];
-  do {
-    const low = length % 128;
-    length = Math.floor(length / 128);
-    out.push(length > 0 ? low | 0x80 : low);
-  } while (length > 0);
-  return out;
 }
 
 function text(value: string): Buffer {
@@ -44,13 +36,13 @@ export function connectPacket(
     text(username),
     text(password),
   ]);
-  return Buffer.concat([Buffer.from([0x10, ...encodeLength(body.length)]), body]);
+  return packetOf(0x10, body);
 }
 
 /** One filter at QoS 1; its SUBACK is nobody's business. */
 export function subscribePacket(filter: string): Buffer {
   const body = Buffer.concat([Buffer.from([0, 1]), text(filter), Buffer.from([1])]);
-  return Buffer.concat([Buffer.from([0x82, ...encodeLength(body.length)]), body]);
+  return packetOf(0x82, body);
 }
 
 /** Writes publishes of five metrics, each with its own time, into a buffer. */
@@ -69,7 +61,7 @@ export class PublishWriter {
     );
     const name = text(topic);
     const body = Buffer.concat([name, Buffer.alloc(2 * qos), noProperties(version), payload]);
-    const header = Buffer.from([qos === 1 ? 0x32 : 0x30, ...encodeLength(body.length)]);
+    const header = Buffer.from([qos === 1 ? 0x32 : 0x30, ...variableBytes(body.length)]);
     this.template = Buffer.concat([header, body]);
     this.size = this.template.length;
     this.idAt = header.length + name.length;
