@@ -72,7 +72,7 @@ export function addReportCommand(program: Command): void {
         if (report.rows.length === 0) await requireTenant(config, store, tenant);
         const asked = report.completeness.devices.map(({ device }) => device);
         const unregistered = asked.filter((device) => !typeOf.has(device));
-        const known = await store.latest(tenant, unregistered);
+        const known = await store.latest(tenant, { devices: unregistered });
         for (const device of unregistered.filter((one) => !known.has(one))) {
           remark(`There is no device ${tenant}/${device}, and no reading of it.`);
         }

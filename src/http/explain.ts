@@ -113,7 +113,7 @@ export async function explainDevice(
   const { tenant, device } = name;
   const { store } = context;
   const entry = context.device?.(tenant, device);
-  const latest = await store.latest(tenant, [device]);
+  const latest = await store.latest(tenant, { devices: [device] });
   const view = await context.view?.(tenant, device);
   const isKnown = entry !== undefined || latest.size > 0 || (view?.decisions.length ?? 0) > 0;
   if (!isKnown) return undefined;

@@ -50,6 +50,16 @@ export interface DeadmanOptions extends Patience {
   partitionOf(tenant: string, device: string): number;
 }
 
+export interface KnownDevice {
+  tenant: string;
+  device: string;
+  type: string;
+  /** Event time of its newest reading, ms, since the store keeps no other time by device. */
+  heard: number;
+  /** What the log was told of it; undefined: nothing. */
+  told: PresenceStatus | undefined;
+}
+
 export interface PresenceCounts {
   online: number;
   offline: number;
@@ -126,19 +136,11 @@ export class Deadman {
   }
 
   /**
-   * A device as it is known from before: `heard` is the event time of its newest reading, at the latest `now` (gateway
-   * time, ms), since the store keeps no other time by device.
-   * `toldUntil`: the log was told of who went offline up to then.
+   * A device as it is known from before. `toldUntil`: the log was told of every change before that, ms; undefined
+   * where it was told of none. `now`: gateway time, ms.
    */
-  restore(
-    known: { tenant: string; device: string; type: string; heard: number },
-    toldUntil: number,
-    now: number,
-  ): void {
-    const { tenant, device, type } = known;
-    const heard = Math.min(known.heard, now);
-    const deadline = heard + this.patience(type);
-    const told = deadline <= toldUntil ? 'offline' : 'online';
+  restore(known: KnownDevice, toldUntil: number | undefined, now: number): void {
+    const { tenant, device, type, told } = known;
     const met = this.find(tenant, device);
     if (met !== undefined) {
       // Heard of meanwhile: the log needs to be told when that made a difference.
@@ -147,8 +149,18 @@ export class Deadman {
     }
     const entry = this.entry(tenant, device);
     if (entry === undefined) return;
-    Object.assign(entry, { type, heard, told, status: told, restoredAt: now });
-    entry.since = told === 'offline' ? deadline : heard;
+    const heard = Math.min(known.heard, now);
+    const isGone = toldUntil !== undefined && this.statusAt(toldUntil, heard, type) === 'offline';
+    const status = isGone ? 'offline' : 'online';
+    Object.assign(entry, { type, heard, status, restoredAt: now });
+    // Those of a time in which nobody was watched are taken for told of.
+    entry.told = toldUntil === undefined ? status : told;
+    entry.since = isGone ? heard + this.patience(type) : heard;
+  }
+
+  /** What a device was at `at` (ms) whose newest message before that was `heard` (ms), connections aside. */
+  statusAt(at: number, heard: number, type: string): PresenceStatus {
+    return heard + this.patience(type) <= at ? 'offline' : 'online';
   }
 
   /** Forgets who is not to be watched any more. */

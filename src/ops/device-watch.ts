@@ -2,7 +2,7 @@ import type { Clock } from '../core/clock.ts';
 import type { EventRecord, LogRecord } from '../core/nouns.ts';
 import { NO_TALLY } from '../log/record.ts';
 import type { Store } from '../store/contract.ts';
-import type { Deadman, Presence, PresenceChange } from './deadman.ts';
+import type { Deadman, KnownDevice, Presence, PresenceChange } from './deadman.ts';
 import type { Append } from './letters/letter.ts';
 
 /**
@@ -10,9 +10,10 @@ import type { Append } from './letters/letter.ts';
  * worker's partitions, and tells the log who went and who came back.
  *
  * When a partition comes, its devices and their last readings are read from the store, and so is the mark: the
- * time up to which the log was told of those who went offline. It is the position of a group of its own,
- * and moves when the log has the events; so a crash in between tells them again, and one that has been told of
- * is not told of at every start. Nobody is missed for the time in which nobody listened.
+ * time up to which the log was told of every change. It is the position of a group of its own, and moves when the
+ * log has the events. What a device was at that time, which the readings before it show, is what the log was told:
+ * a crash or a rebalance in between tells again what the mark does not have yet, and nothing else. Nobody is missed
+ * for the time in which nobody listened.
  */
 
 /** In the store, positions of this group are times, ms. */
@@ -21,6 +22,8 @@ export const DEADMAN_GROUP = 'deadman';
 /** Events of one append. */
 const TOLD_MAX = 500;
 const RESTORE_RETRY_MS = 5_000;
+/** How far the mark may be behind while nobody goes or comes, gateway time, ms. */
+const MARK_MS = 5_000;
 /** How often those who are not registered any more are looked for, ms. */
 const FORGET_MS = 60_000;
 
@@ -36,15 +39,22 @@ export interface DeviceWatchOptions {
   logger: { warn(fields: Record<string, unknown>, message: string): void };
 }
 
+type Restored = KnownDevice & { partition: number; toldUntil: number | undefined };
+
 export class DeviceWatch {
   private readonly options: DeviceWatchOptions;
   private readonly deadman: Deadman;
   private readonly owned = new Set<number>();
-  private readonly unrestored = new Set<number>();
+  /** Partitions whose devices of before are not known yet, each with an object that is this gain's own. */
+  private readonly unrestored = new Map<number, object>();
   private restoring = false;
   private restoreDue = 0;
   private forgetDue = 0;
   private telling = false;
+  /** Something was heard of that the mark is behind. */
+  private isUnmarked = false;
+  /** Gateway time, ms. */
+  private markedUntil = Number.NEGATIVE_INFINITY;
   private closed = false;
   /** Events in the log since the start, by status. */
   readonly events = { online: 0, offline: 0 };
@@ -57,7 +67,7 @@ export class DeviceWatch {
   gained(partitions: Iterable<number>): void {
     for (const partition of partitions) {
       this.owned.add(partition);
-      this.unrestored.add(partition);
+      this.unrestored.set(partition, {});
     }
     this.restoreDue = 0;
     void this.restore();
@@ -73,6 +83,7 @@ export class DeviceWatch {
   }
 
   take(record: LogRecord): void {
+    this.isUnmarked = true;
     this.deadman.take(record);
   }
 
@@ -84,7 +95,9 @@ export class DeviceWatch {
     const changes = this.deadman.look(now);
     // Who is not known from before may only seem new.
     if (this.unrestored.size > 0 || this.restoring) return;
-    if (changes.length > 0 && !this.telling && !this.closed) void this.tell(changes);
+    if (this.telling || this.closed) return;
+    const isDue = this.isUnmarked && now - this.markedUntil >= MARK_MS;
+    if (changes.length > 0 || isDue) void this.tell(changes, now);
   }
 
   /** Those of a tenant that are watched here. */
@@ -100,30 +113,52 @@ export class DeviceWatch {
   private async restore(): Promise<void> {
     if (this.restoring || this.closed || this.unrestored.size === 0) return;
     this.restoring = true;
-    const { store, clock, logger } = this.options;
-    const partitions = new Set(this.unrestored);
+    const { clock, logger } = this.options;
+    const gains = new Map(this.unrestored);
+    // Partitions may go, and come again, while the store is read.
+    const isStillWanted = (partition: number) =>
+      gains.has(partition) && this.unrestored.get(partition) === gains.get(partition);
     try {
-      const marks = await store.position(DEADMAN_GROUP);
-      const byTenant = Map.groupBy(this.options.devices(), ({ tenant }) => tenant);
-      for (const [tenant, devices] of byTenant) {
-        const latest = await store.latest(tenant);
-        for (const { device, type } of devices) {
-          const heard = latest.get(device);
-          const partition = this.options.partitionOf(tenant, device);
-          // Partitions may go while the store is read.
-          if (heard === undefined || !partitions.has(partition) || !this.owned.has(partition))
-            continue;
-          const toldUntil = marks.get(partition) ?? Number.NEGATIVE_INFINITY;
-          this.deadman.restore({ tenant, device, type, heard }, toldUntil, clock.now());
-        }
+      for (const { partition, toldUntil, ...known } of await this.known(isStillWanted)) {
+        if (isStillWanted(partition)) this.deadman.restore(known, toldUntil, clock.now());
       }
-      for (const partition of partitions) this.unrestored.delete(partition);
+      for (const partition of gains.keys()) {
+        if (isStillWanted(partition)) this.unrestored.delete(partition);
+      }
     } catch (err) {
       this.restoreDue = clock.now() + RESTORE_RETRY_MS;
       logger.warn({ err }, 'devices that are known from before are not watched yet; trying again');
     } finally {
       this.restoring = false;
     }
+  }
+
+  /** What the store has of the devices of some partitions. */
+  private async known(isWanted: (partition: number) => boolean): Promise<Restored[]> {
+    const { store, deadman, partitionOf } = this.options;
+    const marks = await store.position(DEADMAN_GROUP);
+    const found: Restored[] = [];
+    for (const [tenant, devices] of Map.groupBy(this.options.devices(), (one) => one.tenant)) {
+      const latest = await store.latest(tenant);
+      const of = devices.flatMap(({ device, type }) => {
+        const heard = latest.get(device);
+        const partition = partitionOf(tenant, device);
+        if (heard === undefined || !isWanted(partition)) return [];
+        return [{ tenant, device, type, partition, heard }];
+      });
+      for (const [toldUntil, some] of Map.groupBy(of, ({ partition }) => marks.get(partition))) {
+        const heardThen = await heardUntil(store, tenant, some, toldUntil);
+        for (const one of some) {
+          const heard = heardThen.get(one.device);
+          const told =
+            toldUntil === undefined || heard === undefined
+              ? undefined
+              : deadman.statusAt(toldUntil, heard, one.type);
+          found.push({ ...one, told, toldUntil });
+        }
+      }
+    }
+    return found;
   }
 
   private forgetRemoved(at: number): void {
@@ -138,8 +173,10 @@ export class DeviceWatch {
     }
   }
 
-  private async tell(changes: readonly PresenceChange[]): Promise<void> {
+  /** `now`: what happened before is in `changes`, or the log has it. */
+  private async tell(changes: readonly PresenceChange[], now: number): Promise<void> {
     this.telling = true;
+    const partitions = new Set(this.owned);
     try {
       for (let at = 0; at < changes.length && !this.closed; at += TOLD_MAX) {
         const some = changes
@@ -151,29 +188,49 @@ export class DeviceWatch {
         await this.options.append({ records, tallyKeys: records.map(() => NO_TALLY) });
         this.deadman.told(some);
         for (const { status } of some) this.events[status] += 1;
-        await this.mark(some);
       }
+      if (!this.closed) await this.mark(partitions, now);
     } catch (err) {
+      this.isUnmarked = true;
       this.options.logger.warn(
         { err },
-        'who went or came back is not in the log yet; trying again',
+        'who went or came back is not in the log yet, or not noted; trying again',
       );
     } finally {
       this.telling = false;
     }
   }
 
-  private async mark(told: readonly PresenceChange[]): Promise<void> {
-    const marks = new Map<number, number>();
-    for (const { partition, status, since } of told) {
-      if (status !== 'offline') continue;
-      marks.set(partition, Math.max(marks.get(partition) ?? 0, Math.ceil(since)));
-    }
-    for (const [partition, nextOffset] of marks) {
-      if (!this.owned.has(partition)) continue;
-      await this.options.store.commit({ group: DEADMAN_GROUP, partition, nextOffset, ledger: [] });
-    }
+  /** All partitions at once, so that few times have to be asked for later. */
+  private async mark(partitions: ReadonlySet<number>, now: number): Promise<void> {
+    this.isUnmarked = false;
+    this.markedUntil = now;
+    const nextOffset = Math.floor(now);
+    const commits = [...partitions]
+      .filter((one) => this.owned.has(one))
+      .map((partition) =>
+        this.options.store.commit({ group: DEADMAN_GROUP, partition, nextOffset, ledger: [] }),
+      );
+    await Promise.all(commits);
   }
+}
+
+/** When each device was heard of last as of a time, ms; asks only for those who were heard of after it. */
+async function heardUntil(
+  store: Pick<Store, 'latest'>,
+  tenant: string,
+  devices: readonly { device: string; heard: number }[],
+  time: number | undefined,
+): Promise<Map<string, number>> {
+  if (time === undefined) return new Map();
+  const [later, earlier] = [[], []] as [string[], [string, number][]];
+  for (const { device, heard } of devices) {
+    if (heard > time) later.push(device);
+    else earlier.push([device, heard]);
+  }
+  if (later.length === 0) return new Map(earlier);
+  const then = await store.latest(tenant, { devices: later, before: time + 1 });
+  return new Map([...earlier, ...then]);
 }
 
 function eventOf(change: PresenceChange, received: number): EventRecord {

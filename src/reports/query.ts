@@ -94,7 +94,7 @@ export async function runQuery(store: StoreReader, query: Query, deps: QueryDeps
 
 /** What is known of the tenant's devices that the query is about. */
 async function devicesOf(store: StoreReader, query: ResolvedQuery, deps: QueryDeps) {
-  const latest = await store.latest(query.tenant, query.devices);
+  const latest = await store.latest(query.tenant, { devices: query.devices });
   const types = await typesOf(store, query.tenant, latest, deps.types, deps.deviceType);
   return { latest, types };
 }

@@ -320,7 +320,9 @@ class RollupWorker {
     // A log that shares its partitions has not given any of them yet.
     if (assigned !== undefined || this.consumer.partitionOf === undefined) {
       this.options.watcher?.gained(
-        [...from.keys()].filter((one) => this.intake.partitions.has(one)),
+        [...from.keys()].filter(
+          (one) => this.intake.partitions.has(one) && !this.progress.isBackfill(one),
+        ),
       );
     }
     return from;

@@ -194,6 +194,13 @@ export interface RecountQuery {
   before: ReadonlyMap<number, number>;
 }
 
+export interface LatestQuery {
+  /** Default: all of the tenant. */
+  devices?: readonly string[] | undefined;
+  /** Exclusive, event time, ms. */
+  before?: number | undefined;
+}
+
 export interface StoreReader {
   /** Ordered by device, then ts. */
   readings(query: RangeQuery): Promise<StoredReading[]>;
@@ -201,8 +208,8 @@ export interface StoreReader {
   rollups(query: RollupQuery): Promise<RollupRow[]>;
   /** Number of raw rows for each device. */
   countReadings(query: RangeQuery): Promise<Map<string, number>>;
-  /** Newest event time for each device that has raw rows. */
-  latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>>;
+  /** Newest event time for each device that has raw rows, those of before a time only where one is given. */
+  latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>>;
   /** Ordered by received, then partition and offset; newest first unless told otherwise. */
   deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]>;
   /** Ordered by device, code, type, version; `limit` does not apply. */

@@ -147,7 +147,7 @@ export class WorkerLife {
       readings: (query) => call('readings', () => store.readings(query)),
       rollups: (query) => call('rollups', () => store.rollups(query)),
       countReadings: (query) => call('countReadings', () => store.countReadings(query)),
-      latest: (tenant, devices) => call('latest', () => store.latest(tenant, devices)),
+      latest: (tenant, query) => call('latest', () => store.latest(tenant, query)),
       deadLetters: (query) => call('deadLetters', () => store.deadLetters(query)),
       groupDeadLetters: (query) => call('groupDeadLetters', () => store.groupDeadLetters(query)),
       countDeadLetters: (query) => call('countDeadLetters', () => store.countDeadLetters(query)),

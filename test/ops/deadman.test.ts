@@ -206,12 +206,14 @@ test('devices beyond the bound are not watched, and counted', () => {
 class Bench {
   readonly clock = new ManualClock(T0);
   readonly events: EventRecord[] = [];
-  readonly latest = new Map<string, number>();
+  /** Event times of the rows of each device. */
+  readonly rows = new Map<string, number[]>();
   readonly marks = new Map<number, number>();
   readonly registered = ['a', 'b', 'c'];
   readonly warnings: string[] = [];
   failAppends = false;
   failStore = false;
+  beforeLatest = async () => {};
   watch = this.start();
 
   start(partitionOf: (tenant: string, device: string) => number = () => 0): DeviceWatch {
@@ -221,9 +223,16 @@ class Bench {
       partitionOf,
       devices: () => this.registered.map((device) => ({ tenant: TENANT, device, type: 'probe' })),
       store: {
-        latest: async () => {
+        latest: async (_, { devices, before = Number.POSITIVE_INFINITY } = {}) => {
+          await this.beforeLatest();
           if (this.failStore) throw new SpillwayError('STORE_BUSY', 'away');
-          return new Map(this.latest);
+          const found = new Map<string, number>();
+          for (const [device, times] of this.rows) {
+            if (devices?.includes(device) === false) continue;
+            const ts = Math.max(...times.filter((time) => time < before));
+            if (Number.isFinite(ts)) found.set(device, ts);
+          }
+          return found;
         },
         position: async (group) => new Map(group === DEADMAN_GROUP ? this.marks : []),
         commit: async ({ group, partition, nextOffset }: Progress) => {
@@ -252,8 +261,12 @@ class Bench {
   }
 
   hear(device: string): void {
-    this.latest.set(device, this.clock.now());
+    this.store(device, this.clock.now());
     this.watch.take(reading(device, this.clock.now()));
+  }
+
+  store(device: string, ...times: number[]): void {
+    this.rows.set(device, [...(this.rows.get(device) ?? []), ...times]);
   }
 
   told(): string[] {
@@ -302,9 +315,9 @@ test('the log is told who went and who came back, once, over restarts', async ()
 
 test('what comes while the store is away is compared with what was known before', async () => {
   const bench = new Bench();
-  bench.latest.set('a', T0 - MINUTE);
-  bench.latest.set('b', T0 - DAY);
-  bench.marks.set(0, T0 - DAY + 3 * MINUTE);
+  bench.store('a', T0 - MINUTE);
+  bench.store('b', T0 - DAY);
+  bench.marks.set(0, T0 - MINUTE);
   bench.failStore = true;
   bench.watch.gained([0]);
   for (const device of ['a', 'b', 'c']) bench.watch.take(reading(device, T0));
@@ -315,6 +328,81 @@ test('what comes while the store is away is compared with what was known before'
   await bench.pass(20 * SECOND);
   // Of these three, a was there all the time, b had been gone, and c is new.
   assert.deepEqual(bench.told(), ['b online', 'c online']);
+});
+
+test('who came before a crash is told of after it, and who was told of is not', async () => {
+  const bench = new Bench();
+  bench.watch.gained([0]);
+  await turn();
+  bench.hear('a');
+  await bench.pass(4 * MINUTE);
+  bench.hear('b');
+  await bench.pass(10 * SECOND);
+  assert.deepEqual(bench.told(), ['a online', 'a offline', 'b online']);
+  // In the store, and nobody looked any more: b is still there, a is back, c is new.
+  bench.clock.advance(SECOND);
+  for (const device of ['a', 'b', 'c']) bench.store(device, bench.clock.now());
+  bench.start().gained([0]);
+  await bench.pass(MINUTE);
+  assert.deepEqual(bench.told().sort(), ['a online', 'c online']);
+  bench.start().gained([0]);
+  await bench.pass(MINUTE);
+  assert.deepEqual(bench.told(), []);
+});
+
+test('what is stored while the store is asked is not taken for known', async () => {
+  for (const mark of [undefined, T0]) {
+    const bench = new Bench();
+    if (mark !== undefined) bench.marks.set(0, mark);
+    bench.clock.advance(SECOND);
+    bench.watch.gained([0]);
+    bench.hear('a');
+    await bench.pass(5 * SECOND);
+    assert.deepEqual(bench.told(), ['a online'], `${mark}`);
+  }
+});
+
+test('a partition that goes and comes back while the store is asked is asked for anew', async () => {
+  const bench = new Bench();
+  bench.store('a', T0 - MINUTE);
+  bench.marks.set(0, T0 - 30 * SECOND);
+  bench.clock.advance(10 * MINUTE);
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<void>();
+  bench.beforeLatest = () => {
+    asked.resolve();
+    return answer.promise;
+  };
+  bench.watch.gained([0]);
+  await asked.promise;
+  bench.watch.lost([0]);
+  // Another worker tells meanwhile that it went.
+  bench.marks.set(0, T0 + 5 * MINUTE);
+  bench.watch.gained([0]);
+  answer.resolve();
+  await bench.pass(5 * MINUTE);
+  assert.deepEqual(bench.told(), []);
+  assert.deepEqual(
+    [...bench.watch.list(TENANT)].map(([device, { status }]) => [device, status]),
+    [['a', 'offline']],
+  );
+});
+
+test('the mark follows while nobody goes or comes', async () => {
+  const bench = new Bench();
+  bench.watch.gained([0, 3]);
+  bench.hear('a');
+  await bench.pass(5 * SECOND);
+  bench.hear('a');
+  await bench.pass(20 * SECOND);
+  const until = T0 + 10 * SECOND;
+  assert.deepEqual(
+    [...bench.marks],
+    [
+      [0, until],
+      [3, until],
+    ],
+  );
 });
 
 test('a log without room is told later', async () => {
@@ -333,9 +421,9 @@ test('a log without room is told later', async () => {
 test('each worker watches the devices of its partitions', async () => {
   const bench = new Bench();
   const partitionOf = (_: string, device: string) => (device === 'a' ? 1 : 2);
-  bench.latest.set('a', T0);
-  bench.latest.set('b', T0);
-  bench.start(partitionOf).gained([1, 1_025]);
+  bench.store('a', T0);
+  bench.store('b', T0);
+  bench.start(partitionOf).gained([1]);
   await bench.pass(4 * MINUTE);
   assert.deepEqual(bench.told(), ['a offline']);
   bench.watch.gained([2]);

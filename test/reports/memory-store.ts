@@ -4,6 +4,7 @@ import type {
   DeadLetterGroup,
   DeadLetterPage,
   DeadLetterQuery,
+  LatestQuery,
   LedgerQuery,
   RangeQuery,
   RecountQuery,
@@ -93,10 +94,12 @@ export class MemoryStore implements StoreReader {
     return counts;
   }
 
-  async latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>> {
+  async latest(tenant: string, query: LatestQuery = {}): Promise<Map<string, number>> {
+    const { devices, before = Number.POSITIVE_INFINITY } = query;
     const latest = new Map<string, number>();
     for (const r of this.raw) {
       if (r.tenant !== tenant || !(devices?.includes(r.device) ?? true)) continue;
+      if (r.ts >= before) continue;
       latest.set(r.device, Math.max(latest.get(r.device) ?? 0, r.ts));
     }
     return latest;

@@ -281,7 +281,7 @@ if (env === undefined) {
       assert.equal((await store.readings({ ...query, metrics })).length, 450);
       assert.equal((await store.readings({ ...query, metrics, limit: 300 })).length, 300);
       assert.equal((await store.countReadings({ ...query, metrics })).size, 450);
-      assert.equal((await store.latest('acme', devices)).size, 450);
+      assert.equal((await store.latest('acme', { devices })).size, 450);
     });
 
     test('have a measurement, tags and fields that other programs can use', async (t) => {

@@ -115,8 +115,8 @@ test('workers watch the devices of their partitions, and those of a worker that 
     return silent.every((name) => changes.get(name)?.at(-1) === 'offline');
   });
   await until('listed', async () => String(await offline()) === String(silent));
-  // The marks are in the store a moment after the events are in the log.
-  await sleep(3_000);
+  // The marks are in the store a moment after the events are in the log, or after the last record.
+  await sleep(8_000);
 
   const [died, other] = workers as [SpillwayProcess, SpillwayProcess];
   await died.kill();

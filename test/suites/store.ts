@@ -306,7 +306,14 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
       ]);
       const a: [string, number] = ['a', NOON - 40 * DAY];
       assert.deepEqual(await store.latest('acme'), new Map([['b', NOON], a]));
-      assert.deepEqual(await store.latest('acme', ['a', 'none']), new Map([a]));
+      assert.deepEqual(await store.latest('acme', { devices: ['a', 'none'] }), new Map([a]));
+      const before = NOON - 5;
+      assert.deepEqual(await store.latest('acme', { before: NOON }), new Map([['b', before], a]));
+      assert.deepEqual(
+        await store.latest('acme', { before, devices: ['b'] }),
+        new Map([['b', NOON - 40 * DAY]]),
+      );
+      assert.deepEqual(await store.latest('acme', { before: NOON - 40 * DAY }), new Map());
       assert.deepEqual(await store.latest('none'), new Map());
     });
   });

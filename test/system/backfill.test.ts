@@ -127,7 +127,7 @@ test('a device comes back with a day of readings, and nobody else notices', {
     isHeld ||= (await metric(program, 'spillway_backfill_connections_held')) > 0;
     isWaiting ||= (await metric(program, 'spillway_backfill_waiting_records')) > 0;
     await program.read(async (store) => {
-      const newest = (await store.latest('acme', ['live'])).get('live') ?? Date.now();
+      const newest = (await store.latest('acme', { devices: ['live'] })).get('live') ?? Date.now();
       worstMs = Math.max(worstMs, Date.now() - newest);
     });
     return (await metric(program, 'spillway_backfill_readings_total')) === 10_000;

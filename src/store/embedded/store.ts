@@ -7,6 +7,7 @@ import type {
   DeadLetterPage,
   DeadLetterQuery,
   DevicePurge,
+  LatestQuery,
   LedgerQuery,
   LetterMark,
   Progress,
@@ -184,11 +185,11 @@ class EmbeddedStore implements Store {
     return countReadings(this.files, this.list(), query);
   }
 
-  async latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>> {
+  async latest(tenant: string, query: LatestQuery = {}): Promise<Map<string, number>> {
     const files = this.list().filter(({ kind }) => kind === 'raw');
-    return devices === undefined
+    return query.devices === undefined && query.before === undefined
       ? new Map(this.latestViews.get(tenant, files))
-      : latestReadings(this.files, files, tenant, devices);
+      : latestReadings(this.files, files, tenant, query);
   }
 
   async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {

@@ -128,7 +128,7 @@ export class RawKeys {
         this.queries,
         this.bucket,
         tenant,
-        isAll ? undefined : [...names],
+        isAll ? {} : { devices: [...names] },
       );
       for (const [device, ts] of newest) {
         if (this.find(tenant, device) === undefined) this.add(tenant, device, ts);

@@ -1,3 +1,4 @@
+import type { LatestQuery } from '../contract.ts';
 import { chunks, FluxQuery, parseTime } from './flux.ts';
 import { place, type Queries } from './queries.ts';
 import { ORIGIN_FIELD } from './raw-origin.ts';
@@ -5,19 +6,20 @@ import { ORIGIN_FIELD } from './raw-origin.ts';
 /** Devices of one condition. */
 export const DEVICES_PER_QUERY = 200;
 
-/** Newest event time of each device that has rows; all devices of the tenant when none are named. */
+/** Newest event time of each device that has rows. */
 export async function latestTimes(
   queries: Queries,
   bucket: string,
   tenant: string,
-  devices?: readonly string[],
+  { devices, before = Number.POSITIVE_INFINITY }: LatestQuery = {},
 ): Promise<Map<string, number>> {
   const latest = new Map<string, number>();
-  const parts = devices === undefined ? [undefined] : chunks(devices, DEVICES_PER_QUERY);
+  const parts =
+    devices === undefined ? [undefined] : chunks([...new Set(devices)], DEVICES_PER_QUERY);
   for (const part of parts) {
     const query = new FluxQuery();
     query.flux = `from(bucket: ${query.text(bucket)})
-      |> range(start: ${query.time(Number.NEGATIVE_INFINITY)}, stop: ${query.time(Number.POSITIVE_INFINITY)})
+      |> range(start: ${query.time(Number.NEGATIVE_INFINITY)}, stop: ${query.time(before)})
       |> filter(fn: (r) => r._field == ${query.text(ORIGIN_FIELD)}
         and r.tenant == ${query.text(tenant)}${deviceCondition(query, part)})
       |> last()

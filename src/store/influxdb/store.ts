@@ -7,6 +7,7 @@ import type {
   DeadLetterPage,
   DeadLetterQuery,
   DevicePurge,
+  LatestQuery,
   LedgerQuery,
   LetterMark,
   Progress,
@@ -274,10 +275,11 @@ class InfluxStore implements Store {
     return countReadings(this.queries, this.names.raw, query);
   }
 
-  async latest(tenant: string, devices?: readonly string[]): Promise<Map<string, number>> {
+  async latest(tenant: string, query: LatestQuery = {}): Promise<Map<string, number>> {
     this.assertOpen();
-    if (devices === undefined) return new Map(await this.latestOf.get(tenant));
-    return latestTimes(this.queries, this.names.raw, tenant, [...new Set(devices)]);
+    const isOfAll = query.devices === undefined && query.before === undefined;
+    if (isOfAll) return new Map(await this.latestOf.get(tenant));
+    return latestTimes(this.queries, this.names.raw, tenant, query);
   }
 
   async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {
