@@ -76,7 +76,7 @@ test('workers watch the devices of their partitions, and those of a worker that 
     settings: {
       logging: { format: 'json', level: 'info' },
       rollup: { baseWindow: '1m', flushInterval: '250ms' },
-      deadman: { periods: 5, minimum: '1s' },
+      deadman: { periods: 8, minimum: '1s' },
       types: { probe: { period: '1s', metrics: { v: {} } } },
     },
     kafka: { sessionTimeout: '6s', partitions: 4 },
@@ -121,7 +121,8 @@ test('workers watch the devices of their partitions, and those of a worker that 
   const [died, other] = workers as [SpillwayProcess, SpillwayProcess];
   await died.kill();
   await until('taken over', async () => (await watched(other)) === DEVICES);
-  await sleep(8_000);
+  // Longer than a device may be silent.
+  await sleep(10_000);
   const before = await changesByDevice(gateway);
   for (const { device: name } of devices) {
     const expected = silent.includes(name) ? ['online', 'offline'] : ['online'];

@@ -71,8 +71,14 @@ export class Topology {
       // Before what they need is gone.
       await Promise.all(this.processes.map((process) => process.end()));
       this.keepLogs();
-      if (options.influx === undefined) await removeBuckets(influx, this.prefix);
-      if (options.brokers === undefined) await this.removeTopics();
+      const removed = await Promise.allSettled([
+        options.influx === undefined && removeBuckets(influx, this.prefix),
+        options.brokers === undefined && this.removeTopics(),
+      ]);
+      // What is left is in nobody's way.
+      for (const one of removed) {
+        if (one.status === 'rejected') t.diagnostic(`not removed: ${one.reason}`);
+      }
     });
   }
 
