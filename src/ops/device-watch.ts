@@ -10,13 +10,13 @@ import type { Append } from './letters/letter.ts';
  * worker's partitions, and tells the log who went and who came back.
  *
  * When a partition comes, its devices and their last readings are read from the store, and so is the mark: the
- * time up to which the log was told of every change. It is the position of a group of its own, and moves when the
- * log has the events. What a device was at that time, which the readings before it show, is what the log was told:
+ * time up to which the log was told of every change. It is a note of a group of its own, and moves when the log has
+ * the events. What a device was at that time, which the readings before it show, is what the log was told:
  * a crash or a rebalance in between tells again what the mark does not have yet, and nothing else. Nobody is missed
  * for the time in which nobody listened.
  */
 
-/** In the store, positions of this group are times, ms. */
+/** The store's notes of this group are the marks, gateway time, ms. */
 export const DEADMAN_GROUP = 'deadman';
 
 /** Events of one append. */
@@ -29,7 +29,7 @@ const FORGET_MS = 60_000;
 
 export interface DeviceWatchOptions {
   deadman: Deadman;
-  store: Pick<Store, 'latest' | 'position' | 'commit'>;
+  store: Pick<Store, 'latest' | 'notes' | 'writeNotes'>;
   /** All that are registered. */
   devices(): readonly { tenant: string; device: string; type: string }[];
   /** Where a device's readings are. */
@@ -136,7 +136,7 @@ export class DeviceWatch {
   /** What the store has of the devices of some partitions. */
   private async known(isWanted: (partition: number) => boolean): Promise<Restored[]> {
     const { store, deadman, partitionOf } = this.options;
-    const marks = await store.position(DEADMAN_GROUP);
+    const marks = marksOf(await store.notes(DEADMAN_GROUP));
     const found: Restored[] = [];
     for (const [tenant, devices] of Map.groupBy(this.options.devices(), (one) => one.tenant)) {
       const latest = await store.latest(tenant);
@@ -205,14 +205,21 @@ export class DeviceWatch {
   private async mark(partitions: ReadonlySet<number>, now: number): Promise<void> {
     this.isUnmarked = false;
     this.markedUntil = now;
-    const nextOffset = Math.floor(now);
-    const commits = [...partitions]
+    const note = String(Math.floor(now));
+    const writes = [...partitions]
       .filter((one) => this.owned.has(one))
-      .map((partition) =>
-        this.options.store.commit({ group: DEADMAN_GROUP, partition, nextOffset, ledger: [] }),
-      );
-    await Promise.all(commits);
+      .map((partition) => this.options.store.writeNotes(DEADMAN_GROUP, partition, [note]));
+    await Promise.all(writes);
   }
+}
+
+function marksOf(notes: ReadonlyMap<number, readonly string[]>): Map<number, number> {
+  const marks = new Map<number, number>();
+  for (const [partition, [text]] of notes) {
+    const mark = Number(text);
+    if (Number.isFinite(mark)) marks.set(partition, mark);
+  }
+  return marks;
 }
 
 /** When each device was heard of last as of a time, ms; asks only for those who were heard of after it. */

@@ -228,7 +228,7 @@ export interface StoreReader {
    * its time, and in an engine that reads in its own thread the thread's.
    */
   recount(query: RecountQuery): Promise<LedgerCount[]>;
-  /** Next offset to process by partition. */
+  /** Next offset to process by partition. A writer's rows are those of the first group that it asks for. */
   position(group: string): Promise<Map<number, number>>;
   /** The last number processed by partition and source. Absent: the engine cannot stand behind a log with sources. */
   sources?(group: string): Promise<Map<number, Map<string, number>>>;

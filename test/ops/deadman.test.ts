@@ -6,7 +6,6 @@ import type { DeviceType, EventRecord, LogRecord } from '../../src/core/nouns.ts
 import type { AppendRequest } from '../../src/log/contract.ts';
 import { Deadman, type DeadmanOptions } from '../../src/ops/deadman.ts';
 import { DEADMAN_GROUP, DeviceWatch } from '../../src/ops/device-watch.ts';
-import type { Progress } from '../../src/store/contract.ts';
 
 const T0 = Date.UTC(2026, 0, 5);
 const SECOND = 1_000;
@@ -234,10 +233,13 @@ class Bench {
           }
           return found;
         },
-        position: async (group) => new Map(group === DEADMAN_GROUP ? this.marks : []),
-        commit: async ({ group, partition, nextOffset }: Progress) => {
+        notes: async (group) => {
           assert.equal(group, DEADMAN_GROUP);
-          this.marks.set(partition, Math.max(nextOffset, this.marks.get(partition) ?? 0));
+          return new Map([...this.marks].map(([partition, mark]) => [partition, [`${mark}`]]));
+        },
+        writeNotes: async (group, partition, notes) => {
+          assert.equal(group, DEADMAN_GROUP);
+          this.marks.set(partition, Number(notes[0]));
         },
       },
       append: async ({ records, tallyKeys }: AppendRequest) => {

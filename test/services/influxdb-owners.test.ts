@@ -102,6 +102,25 @@ if (env === undefined) {
       );
     });
 
+    test('one that reads and writes notes of another group is held to its own all the same', async (t) => {
+      const { group, row, raw, progress } = place();
+      const [first, second] = [await open(t), await open(t)];
+      await first.position(group);
+      await first.writeReadings([raw('d', 0, 1)]);
+      await first.commit(progress(0, 0, 1));
+      const other = `${group}-other`;
+      await first.position(other);
+      await first.writeNotes(other, 0, ['a']);
+      await second.position(group);
+      await second.writeReadings([raw('d', 0, 2)]);
+      await second.writeNotes(other, 0, ['b']);
+      await sleep(LEASE * 2);
+      await assert.rejects(first.writeRollups([row('d', 1)]), isTakenOver);
+      await first.position(other);
+      await assert.rejects(first.commit(progress(0, 1, 2)), isTakenOver);
+      assert.deepEqual(await first.notes(other), new Map([[0, ['b']]]));
+    });
+
     test('one whose partition moved while it waited does not send its request again', async (t) => {
       const { group, row, raw, counts } = place();
       const proxy = await InfluxProxy.start(env.url);

@@ -64,7 +64,7 @@ export class Ownership {
   private readonly seen = new Map<string, ReadonlyMap<string, SessionRecord>>();
   /** By partition: numbers below were tried, with an outcome that may be unknown. */
   private readonly numberMin = new Map<string, number>();
-  /** Whose position was asked for last. */
+  /** Whose partitions the rows are: the first group whose position was asked for. */
   private group: string | undefined;
   /** By the monotonic clock, ms. */
   private verifiedAt = Number.NEGATIVE_INFINITY;
@@ -76,15 +76,17 @@ export class Ownership {
 
   /** The worker begins, or got partitions: it knows from `found` where it stands. */
   renew(group: string, found: Sessions): void {
-    this.group = group;
-    this.verifiedAt = performance.now();
+    this.group ??= group;
+    if (group === this.group) {
+      this.verifiedAt = performance.now();
+      this.lost.clear();
+    }
     const seen = new Map<string, SessionRecord>();
     for (const [key, records] of found) {
       const last = records.at(-1);
       if (last !== undefined) seen.set(key, last);
     }
     this.seen.set(group, seen);
-    this.lost.clear();
     let hasLost = false;
     for (const [key, session] of this.sessions) {
       if (session.record.group !== group) continue;
