@@ -121,6 +121,100 @@ if (env === undefined) {
       assert.deepEqual(await first.notes(other), new Map([[0, ['b']]]));
     });
 
+    test('one that was stopped while it asked who has its partitions does not believe the answer', async (t) => {
+      const { group, row, raw, progress, counts } = place();
+      const proxy = await InfluxProxy.start(env.url);
+      t.after(() => proxy.close());
+      const [first, second] = [await open(t, { url: proxy.url, leaseMs: 500 }), await open(t)];
+      await first.position(group);
+      await first.writeReadings([raw('d', 0, 1)]);
+      await first.commit(progress(0, 0, 1));
+      // The answer is from before the other one took over, and lies there for longer than the lease.
+      const released = Promise.withResolvers<void>();
+      proxy.obey(({ index }) => (index === 0 ? { answerAfter: released.promise } : 'forward'));
+      const renewed = first.position(group);
+      while (proxy.seen.length === 0) await sleep(5);
+      await sleep(100);
+      await second.position(group);
+      await second.writeReadings([raw('d', 0, 2)]);
+      await second.writeRollups([row('d', 5)]);
+      await sleep(600);
+      released.resolve();
+      await renewed;
+      await assert.rejects(first.writeRollups([row('d', 2)]), isTakenOver);
+
+      await second.commit(progress(0, 1, 3));
+      await first.position(group);
+      await first.writeReadings([raw('d', 0, 4)]);
+      await sleep(600);
+      const again = Promise.withResolvers<void>();
+      proxy.obey(({ index }) => (index === 0 ? { answerAfter: again.promise } : 'forward'));
+      const late = assert.rejects(first.writeRollups([row('d', 3)]), isTakenOver);
+      while (proxy.seen.length === 0) await sleep(5);
+      await sleep(100);
+      await second.position(group);
+      await second.writeReadings([raw('d', 0, 5)]);
+      await second.writeRollups([row('d', 6)]);
+      await sleep(600);
+      again.resolve();
+      await late;
+      assert.deepEqual(await counts(second), { d: 6 });
+    });
+
+    test('one that was stopped cannot overwrite notes of its successor', async (t) => {
+      const { group, raw, progress } = place();
+      const [first, second] = [await open(t), await open(t)];
+      await first.position(group);
+      await first.writeReadings([raw('d', 0, 1)]);
+      await first.commit(progress(0, 0, 1));
+      await second.position(group);
+      await second.writeReadings([raw('d', 0, 2)]);
+      await second.writeNotes(group, 0, ['M2']);
+      await sleep(LEASE * 2);
+      await assert.rejects(first.writeNotes(group, 0, ['C1']), isTakenOver);
+      assert.deepEqual(await first.notes(group), new Map([[0, ['M2']]]));
+    });
+
+    test('one whose commit failed before it was replaced knows nothing of rows when it is back', async (t) => {
+      const { tenant, group, raw, progress } = place();
+      const proxy = await InfluxProxy.start(env.url);
+      t.after(() => proxy.close());
+      const impatient = { giveUpMs: 0, backoffFirstMs: 0 };
+      const [first, second] = [await open(t, { url: proxy.url, ...impatient }), await open(t)];
+      await first.position(group);
+      await first.writeReadings([raw('d', 0, 1)]);
+      proxy.obey(({ isWrite }) => (isWrite ? { status: 503 } : 'forward'));
+      await assert.rejects(first.commit(progress(0, 0, 2)), InfluxUnavailableError);
+      proxy.obey(() => 'forward');
+      await second.position(group);
+      await second.writeReadings([raw('d', 0, 1), raw('d', 0, 2)]);
+      await second.commit(progress(0, 0, 3));
+      await first.position(group);
+      await first.writeReadings([{ ...raw('d', 0, 3), ts: NOON + 2, values: { more: 1 } }]);
+      const rows = await first.readings({ tenant, from: NOON + 2, to: NOON + 3 });
+      assert.deepEqual(
+        rows.map(({ offset, values }) => ({ offset, values })),
+        [{ offset: 2, values: { n: 2, more: 1 } }],
+      );
+    });
+
+    test('one that gets partitions knows what the one before wrote last', async (t) => {
+      const { tenant, group, raw, progress } = place();
+      const proxy = await InfluxProxy.start(env.url);
+      t.after(() => proxy.close());
+      const [first, second] = [await open(t), await open(t, { url: proxy.url })];
+      await first.position(group);
+      await first.writeReadings([raw('d', 0, 1)]);
+      // An answer that took so long is kept for a while.
+      proxy.obey(() => ({ answerAfter: sleep(400) }));
+      assert.deepEqual(await second.latest(tenant), new Map([['d', NOON + 1]]));
+      proxy.obey(() => 'forward');
+      await first.writeReadings([raw('d', 0, 2)]);
+      await first.commit(progress(0, 0, 3));
+      await second.position(group);
+      assert.deepEqual(await second.latest(tenant), new Map([['d', NOON + 2]]));
+    });
+
     test('one whose partition moved while it waited does not send its request again', async (t) => {
       const { group, row, raw, counts } = place();
       const proxy = await InfluxProxy.start(env.url);
@@ -214,6 +308,38 @@ if (env === undefined) {
       await second.commit(progress(0, 5, 6));
       assert.deepEqual(await second.position(group), new Map([[0, 6]]));
       assert.deepEqual(await second.ledgerTotals({ tenant }), new Map([['stored', 6]]));
+    });
+
+    test('one whose beginning arrives when another one has gone on takes away no count', async (t) => {
+      const { tenant, group, raw, progress } = place();
+      const proxy = await InfluxProxy.start(env.url);
+      t.after(() => proxy.close());
+      const [first, second] = [await open(t), await open(t)];
+      const late = await open(t, {
+        url: proxy.url,
+        leaseMs: 60_000,
+        giveUpMs: 0,
+        backoffFirstMs: 0,
+      });
+      await first.position(group);
+      await first.commit(progress(0, 0, 4));
+      await late.position(group);
+      // So that it does not choose the number that the other one chooses.
+      proxy.obey(({ isWrite }) => (isWrite ? { status: 503 } : 'forward'));
+      for (let times = 0; times < 2; times += 1) {
+        await assert.rejects(late.commit(progress(0, 4, 9)), InfluxUnavailableError);
+      }
+      const released = Promise.withResolvers<void>();
+      proxy.obey(({ isWrite }) => (isWrite ? { forwardAfter: released.promise } : 'forward'));
+      const refused = assert.rejects(late.writeReadings([raw('d', 0, 4)]), isTakenOver);
+      while (!proxy.seen.some(({ isWrite }) => isWrite)) await sleep(5);
+      await first.commit(progress(0, 4, 6));
+      assert.deepEqual(await second.position(group), new Map([[0, 6]]));
+      await second.commit(progress(0, 6, 7));
+      released.resolve();
+      await refused;
+      assert.deepEqual(await second.position(group), new Map([[0, 7]]));
+      assert.deepEqual(await second.ledgerTotals({ tenant }), new Map([['stored', 7]]));
     });
 
     test('that fight for one partition count every record once', async (t) => {

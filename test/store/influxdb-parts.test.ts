@@ -192,8 +192,21 @@ describe('cells', () => {
     assert.deepEqual(boundsOf(records), expected);
     const successor = { group: 'g', partition: 0, by: 'w' };
     const next = successorOf(records, { ...successor, base: 90 }, 2, 7);
-    assert.deepEqual({ ...next, ns: 0 }, record(5, 7, 90, 90));
+    assert.deepEqual({ ...next, ns: 0 }, { ...record(5, 7, 90, 90), after: '4 0' });
     const first = successorOf([], { ...successor, base: null }, 9, 1);
-    assert.deepEqual({ ...first, ns: 0 }, record(9, 1, null, null));
+    assert.deepEqual({ ...first, ns: 0 }, { ...record(9, 1, null, null), after: null });
+    // Of two that follow the same one the later one is real, however many come after it.
+    const forked = [
+      { ...record(1, 1, null, 60), after: null },
+      { ...record(2, 3, 40, 80), after: '1 0' },
+      { ...record(3, 2, 60, 70), after: '1 0' },
+      { ...record(4, 4, 70, 90), after: '3 0' },
+    ];
+    const counted = [
+      [4, 90],
+      [2, 70],
+      [1, 60],
+    ] as const;
+    assert.deepEqual(boundsOf(forked), new Map(counted));
   });
 });

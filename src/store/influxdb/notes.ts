@@ -1,6 +1,6 @@
 import { FluxQuery } from './flux.ts';
 import { encodeTag, textValue } from './line-protocol.ts';
-import type { LineWriter } from './line-writer.ts';
+import type { Admit, LineWriter } from './line-writer.ts';
 import { place, type Queries } from './queries.ts';
 import { writeAll } from './sessions.ts';
 
@@ -18,12 +18,13 @@ export async function writeNotes(
   group: string,
   partition: number,
   notes: readonly string[],
+  admit: Admit,
 ): Promise<void> {
   const series = `${MEASUREMENT},group=${encodeTag(group)},partition=${partition}`;
   const texts = notes.map(
     (text, number) => `${series} ${FIELD}=${textValue(text)} ${number}${NS_PER_MS}`,
   );
-  await writeAll(lines, bucket, texts);
+  await writeAll(lines, bucket, texts, admit);
 }
 
 export async function queryNotes(

@@ -19,6 +19,8 @@ export interface Session {
   cells: Map<string, string>;
   /** Commits since the last look at who has the partition. */
   commits: number;
+  /** Another one begins before the next write. */
+  isOver: boolean;
 }
 
 export interface OwnershipOptions {
@@ -39,6 +41,11 @@ const COMMIT_LEASE_MS = 500;
  * are fewer than the values that a cell keeps (`cells.ts`).
  */
 const COMMITS_MAX = 2;
+/**
+ * A look whose answer took longer than the lease is repeated: the process may have stood still with it. Where so
+ * many take as long the database is slow, and rows are written all the same.
+ */
+const LOOKS_MAX = 3;
 /** A session is begun anew when another writer began one with the same number at the same moment. */
 const BEGINNINGS_MAX = 5;
 
@@ -74,11 +81,14 @@ export class Ownership {
     this.options = options;
   }
 
-  /** The worker begins, or got partitions: it knows from `found` where it stands. */
-  renew(group: string, found: Sessions): void {
+  /**
+   * The worker begins, or got partitions: it knows from `found` where it stands. `askedAt`: when that was asked
+   * for, by the monotonic clock, ms.
+   */
+  renew(group: string, found: Sessions, askedAt: number): void {
     this.group ??= group;
     if (group === this.group) {
-      this.verifiedAt = performance.now();
+      this.verifiedAt = askedAt;
       this.lost.clear();
     }
     const seen = new Map<string, SessionRecord>();
@@ -105,7 +115,7 @@ export class Ownership {
   async session(group: string, partition: number): Promise<Session> {
     const key = partitionKey(group, partition);
     const session = this.sessions.get(key);
-    if (session === undefined) throw takenOver(partition);
+    if (session === undefined || session.isOver) throw takenOver(partition);
     const age = performance.now() - this.verifiedAt;
     const isFresh = age <= COMMIT_LEASE_MS && session.commits < COMMITS_MAX;
     if (group === this.group && !isFresh) await this.verify(group);
@@ -114,9 +124,15 @@ export class Ownership {
     return session;
   }
 
-  /** Nobody knows what of it has been written, or it has become too large: another one begins next. */
+  /**
+   * Nobody knows what of it has been written, or it has become too large: another one begins next. Until then
+   * {@link renew} tells by this one whether others came after it.
+   */
   end(group: string, partition: number): void {
-    this.sessions.delete(partitionKey(group, partition));
+    const session = this.sessions.get(partitionKey(group, partition));
+    if (session === undefined) return;
+    session.isOver = true;
+    session.cells.clear();
   }
 
   /**
@@ -125,16 +141,19 @@ export class Ownership {
    */
   async take(partitions: ReadonlySet<number>, group = this.group): Promise<void> {
     if (group === undefined) return;
-    const missing = [...partitions].filter((one) => !this.sessions.has(partitionKey(group, one)));
+    const missing = [...partitions].filter(
+      (one) => this.sessions.get(partitionKey(group, one))?.isOver !== false,
+    );
     if (missing.length > 0) await this.begin(group, missing);
   }
 
-  /** Before each request with rows. Throws STORE_TAKEN_OVER. */
-  async admit(partitions: ReadonlySet<number>): Promise<void> {
-    const { group } = this;
-    if (group === undefined) return;
-    const age = performance.now() - this.verifiedAt;
-    if (this.sessions.size > 0 && age > this.options.leaseMs) await this.verify(group);
+  /** Before each request with rows, or notes; those of other groups are not held to anything. Throws STORE_TAKEN_OVER. */
+  async admit(partitions: ReadonlySet<number>, group = this.group): Promise<void> {
+    if (group === undefined || group !== this.group) return;
+    for (let looks = 0; looks < LOOKS_MAX && this.sessions.size > 0; looks += 1) {
+      if (performance.now() - this.verifiedAt <= this.options.leaseMs) break;
+      await this.verify(group);
+    }
     for (const partition of partitions) {
       if (this.lost.has(partitionKey(group, partition))) throw takenOver(partition);
     }
@@ -192,12 +211,17 @@ export class Ownership {
     return record;
   }
 
-  /** False when two writers chose one number at once: both would write the same cells. */
+  /**
+   * False when two writers chose one number at once, since both would write the same cells, and when another
+   * one has come after it.
+   */
   private hasBegun(record: SessionRecord, found: Sessions): boolean {
     const key = partitionKey(record.group, record.partition);
-    const others = (found.get(key) ?? []).filter(({ by }) => by !== this.id);
-    if (others.some(({ number }) => number === record.number)) return false;
-    this.sessions.set(key, { record, cells: new Map(), commits: 0 });
+    const known = found.get(key) ?? [];
+    const last = known.at(-1);
+    if (last === undefined || !isSame(last, record)) return false;
+    if (known.some(({ by, number }) => by !== this.id && number === record.number)) return false;
+    this.sessions.set(key, { record, cells: new Map(), commits: 0, isOver: false });
     return true;
   }
 }

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { FluxQuery, parseTime } from './flux.ts';
 import { decodeTag, encodeTag, textValue } from './line-protocol.ts';
-import type { LineWriter } from './line-writer.ts';
+import type { Admit, LineWriter } from './line-writer.ts';
 import { place, type Queries } from './queries.ts';
 
 /**
@@ -17,9 +17,10 @@ import { place, type Queries } from './queries.ts';
  * not count, however the same records are cut into commits afterwards: the next session has cells of its
  * own. Nor does it matter that a reader gets positions and cells one after the other.
  *
- * A session counts up to its own position, or up to where a later session took over if that is less: a
- * writer that was paused and does not know yet that it has a successor, or a request that arrives
- * late, changes nothing. Totals are sums over sessions.
+ * The last session is the current one, and each names the one that it follows. A session counts up to its own
+ * position, or up to where its successor took over if that is less; one that none follows does not count: a
+ * writer that was paused and does not know yet that it has a successor, or a request that arrives late, changes
+ * nothing. Totals are sums over sessions.
  */
 
 /** Measurement of the records, one point for each session: time is the moment of taking over. */
@@ -44,6 +45,8 @@ export interface SessionRecord {
   next: number | null;
   /** Names the writer. */
   by: string;
+  /** `<time> <ns>` of the session that it follows; null when there was none, absent in what earlier releases wrote. */
+  after?: string | null;
 }
 
 /** All sessions of a partition, oldest first. */
@@ -75,7 +78,10 @@ export async function readSessions(
         group: decodeTag(cells[name] ?? ''),
         partition: Number(cells[partition]),
         ...{ time: ms, ns, by: '' },
-        ...(JSON.parse(cells[value] ?? '') as Pick<SessionRecord, 'number' | 'base' | 'next'>),
+        ...(JSON.parse(cells[value] ?? '') as Pick<
+          SessionRecord,
+          'number' | 'base' | 'next' | 'after'
+        >),
       };
     };
   });
@@ -90,16 +96,25 @@ export async function readSessions(
   return sessions;
 }
 
-/** Up to which position each session's cells count, by its number; -1 when nothing of it does. */
+/** Up to which position each session's cells count, by its number; those of which nothing does may be absent. */
 export function boundsOf(records: readonly SessionRecord[]): Map<number, number> {
   const bounds = new Map<number, number>();
   let taken = Number.POSITIVE_INFINITY;
-  for (const { number, base, next } of records.toReversed()) {
+  let wanted: string | null | undefined;
+  for (const record of records.toReversed()) {
+    // It arrived when its place was another one's already, which did not begin from it.
+    if (wanted !== undefined && idOf(record) !== wanted) continue;
+    const { number, base, next } = record;
     // Of two with one number, which a late request can leave behind, the later one is real.
     if (!bounds.has(number)) bounds.set(number, Math.min(next ?? -1, taken));
     taken = Math.min(taken, base ?? -1);
+    wanted = record.after;
   }
   return bounds;
+}
+
+function idOf({ time, ns }: SessionRecord): string {
+  return `${time} ${ns}`;
 }
 
 /**
@@ -124,6 +139,7 @@ export function successorOf(
     ns: randomInt(NS_PER_MS),
     number,
     next: base,
+    after: last === undefined ? null : idOf(last),
   };
 }
 
@@ -137,9 +153,9 @@ export async function writeSessions(
 }
 
 function sessionLine(record: SessionRecord): string {
-  const { group, partition, time, ns, number, base, next, by } = record;
+  const { group, partition, time, ns, number, base, next, by, after } = record;
   const tags = `group=${encodeTag(group)},partition=${partition}`;
-  const state = textValue(JSON.stringify({ number, base, next, by }));
+  const state = textValue(JSON.stringify({ number, base, next, by, after }));
   // For people; the state says it too.
   const people = next === null ? '' : `next=${next}i,`;
   return `${POSITION_MEASUREMENT},${tags} ${people}${CELL_FIELD}=${state} ${time}${String(ns).padStart(6, '0')}`;
@@ -150,8 +166,9 @@ export async function writeAll(
   lines: LineWriter,
   bucket: string,
   texts: readonly string[],
+  admit?: Admit,
 ): Promise<void> {
-  const [fault] = await lines.write(bucket, 'ns', texts);
+  const [fault] = await lines.write(bucket, 'ns', texts, admit);
   if (fault === undefined) return;
   throw new Error(`InfluxDB refuses a line of the ledger: ${fault.message}`);
 }

@@ -187,8 +187,10 @@ class InfluxStore implements Store {
 
   async writeNotes(group: string, partition: number, notes: readonly string[]): Promise<void> {
     this.assertWritable();
-    await this.ownership.take(new Set([partition]), group);
-    await writeNotes(this.lines, this.names.ledger, group, partition, notes);
+    const partitions = new Set([partition]);
+    await this.ownership.take(partitions, group);
+    const admit = () => this.ownership.admit(partitions, group);
+    await writeNotes(this.lines, this.names.ledger, group, partition, notes, admit);
   }
 
   async writeReadings(readings: readonly StoredReading[]): Promise<RefusedReading[]> {
@@ -327,8 +329,11 @@ class InfluxStore implements Store {
 
   async position(group: string): Promise<Map<number, number>> {
     this.assertOpen();
+    const askedAt = performance.now();
     const sessions = await readSessions(this.queries, this.names.ledger, group);
-    this.ownership.renew(group, sessions);
+    this.ownership.renew(group, sessions, askedAt);
+    // What others have written of partitions that this writer gets is not in older answers.
+    this.latestOf.invalidate();
     return positionsOf(sessions);
   }
 
