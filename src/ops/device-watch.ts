@@ -44,8 +44,9 @@ type Restored = KnownDevice & { partition: number; toldUntil: number | undefined
 export class DeviceWatch {
   private readonly options: DeviceWatchOptions;
   private readonly deadman: Deadman;
-  private readonly owned = new Set<number>();
-  /** Partitions whose devices of before are not known yet, each with an object that is this gain's own. */
+  /** Each with an object that is this gain's own: a partition may go, and come again, while something waits. */
+  private readonly owned = new Map<number, object>();
+  /** Those of them whose devices of before are not known yet. */
   private readonly unrestored = new Map<number, object>();
   private restoring = false;
   private restoreDue = 0;
@@ -66,8 +67,9 @@ export class DeviceWatch {
 
   gained(partitions: Iterable<number>): void {
     for (const partition of partitions) {
-      this.owned.add(partition);
-      this.unrestored.set(partition, {});
+      const gain = {};
+      this.owned.set(partition, gain);
+      this.unrestored.set(partition, gain);
     }
     this.restoreDue = 0;
     void this.restore();
@@ -176,12 +178,12 @@ export class DeviceWatch {
   /** `now`: what happened before is in `changes`, or the log has it. */
   private async tell(changes: readonly PresenceChange[], now: number): Promise<void> {
     this.telling = true;
-    const partitions = new Set(this.owned);
+    const gains = new Map(this.owned);
+    const isStillOwned = (partition: number) =>
+      gains.has(partition) && this.owned.get(partition) === gains.get(partition);
     try {
       for (let at = 0; at < changes.length && !this.closed; at += TOLD_MAX) {
-        const some = changes
-          .slice(at, at + TOLD_MAX)
-          .filter((one) => this.owned.has(one.partition));
+        const some = changes.slice(at, at + TOLD_MAX).filter((one) => isStillOwned(one.partition));
         if (some.length === 0) continue;
         const received = this.options.clock.now();
         const records = some.map((change) => JSON.stringify(eventOf(change, received)));
@@ -189,7 +191,7 @@ export class DeviceWatch {
         this.deadman.told(some);
         for (const { status } of some) this.events[status] += 1;
       }
-      if (!this.closed) await this.mark(partitions, now);
+      if (!this.closed) await this.mark([...gains.keys()].filter(isStillOwned), now);
     } catch (err) {
       this.isUnmarked = true;
       this.options.logger.warn(
@@ -202,13 +204,13 @@ export class DeviceWatch {
   }
 
   /** All partitions at once, so that few times have to be asked for later. */
-  private async mark(partitions: ReadonlySet<number>, now: number): Promise<void> {
+  private async mark(partitions: readonly number[], now: number): Promise<void> {
     this.isUnmarked = false;
     this.markedUntil = now;
     const note = String(Math.floor(now));
-    const writes = [...partitions]
-      .filter((one) => this.owned.has(one))
-      .map((partition) => this.options.store.writeNotes(DEADMAN_GROUP, partition, [note]));
+    const writes = partitions.map((partition) =>
+      this.options.store.writeNotes(DEADMAN_GROUP, partition, [note]),
+    );
     await Promise.all(writes);
   }
 }

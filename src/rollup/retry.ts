@@ -17,6 +17,10 @@ export interface RetryOptions {
   random?: () => number;
 }
 
+function isTakenOver(error: unknown): boolean {
+  return error instanceof SpillwayError && error.code === 'STORE_TAKEN_OVER';
+}
+
 /** False for errors that the same call will meet again; unknown errors get the benefit of the doubt. */
 export function isRetryable(error: unknown): boolean {
   return !(error instanceof SpillwayError) || error.retryable;
@@ -33,7 +37,9 @@ export async function retrying<T>(call: () => Promise<T>, options: RetryOptions)
     try {
       return await call();
     } catch (error) {
-      if (!isRetryable(error)) throw error;
+      // The store may know the new owner of what was lost; the caller knows of the loss.
+      const isKnownLoss = abandon?.aborted === true && isTakenOver(error);
+      if (!isKnownLoss && !isRetryable(error)) throw error;
       if (abandon?.aborted) throw new Abandoned('what is written was lost', { cause: error });
       if (signal.aborted) {
         afterAbort += 1;

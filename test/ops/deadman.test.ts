@@ -213,11 +213,12 @@ class Bench {
   failAppends = false;
   failStore = false;
   beforeLatest = async () => {};
+  beforeAppend = async () => {};
   watch = this.start();
 
   start(partitionOf: (tenant: string, device: string) => number = () => 0): DeviceWatch {
     this.watch = new DeviceWatch({
-      deadman: deadman({ partitionOf }),
+      deadman: deadman({ partitionOf, devicesMax: 1_000 }),
       clock: this.clock,
       partitionOf,
       devices: () => this.registered.map((device) => ({ tenant: TENANT, device, type: 'probe' })),
@@ -243,6 +244,7 @@ class Bench {
         },
       },
       append: async ({ records, tallyKeys }: AppendRequest) => {
+        await this.beforeAppend();
         if (this.failAppends) throw new SpillwayError('LOG_FULL', 'no room');
         assert.ok(tallyKeys.every((key) => key === ''));
         for (const record of records) this.events.push(JSON.parse(record));
@@ -388,6 +390,31 @@ test('a partition that goes and comes back while the store is asked is asked for
     [...bench.watch.list(TENANT)].map(([device, { status }]) => [device, status]),
     [['a', 'offline']],
   );
+});
+
+test('what is still to be told of a partition that goes and comes back meanwhile is judged anew', async () => {
+  const bench = new Bench();
+  const many = Array.from({ length: 600 }, (_, n) => `d${n}`);
+  bench.registered.push(...many);
+  bench.watch.gained([0]);
+  await turn();
+  for (const device of many) bench.hear(device);
+  await bench.pass(10 * SECOND);
+  assert.equal(bench.told().length, 600);
+  const room = Promise.withResolvers<void>();
+  bench.beforeAppend = () => room.promise;
+  await bench.pass(3 * MINUTE);
+  // The first of two appends is under way. Another worker hears of all, and tells that they are there.
+  bench.watch.lost([0]);
+  for (const device of many) bench.store(device, bench.clock.now());
+  const mark = bench.clock.now() + SECOND;
+  bench.marks.set(0, mark);
+  bench.watch.gained([0]);
+  room.resolve();
+  await turn();
+  await turn();
+  assert.equal(bench.told().length, 500);
+  assert.equal(bench.marks.get(0), mark);
 });
 
 test('the mark follows while nobody goes or comes', async () => {

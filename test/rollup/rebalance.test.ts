@@ -298,6 +298,35 @@ test('a flush that is under way commits nothing of what was lost', async () => {
   assertAll(all);
 });
 
+test('a store that knows the new owner does not end who has lost a partition and keeps others', async () => {
+  const all = world();
+  const first = start(all, { ...calm, flushEvery: 1_000_000 });
+  await joined(all, 0, first);
+  await all.log.rebalance(() => 0, { turns: 100 });
+  for (const n of [0, 1]) feed(all, n, [reading(deviceOf(n, 0), NOON, { a: 1 })]);
+  while (all.log.yielded < 2) await turn();
+  await turns(5);
+  const second = start(all, calm);
+  await joined(all, 1, second);
+  const held = Promise.withResolvers<void>();
+  let refusals = 0;
+  first.hold = async (call) => {
+    if (call !== 'writeRollups' || refusals > 0) return;
+    await held.promise;
+    refusals += 1;
+    throw new SpillwayError('STORE_TAKEN_OVER', 'another writer has it');
+  };
+  await all.log.rebalance((n) => (n === 0 ? 0 : 1), { turns: 20 });
+  held.resolve();
+  await turns(50);
+  assert.equal(first.error, undefined);
+  await first.stop();
+  assert.equal(refusals, 1);
+  assert.ok(all.store.positions.has('rollup/0'));
+  await settle(all, calm);
+  assertAll(all);
+});
+
 test('a batch in hand is dropped when its partition is taken away', async () => {
   const all = world();
   const first = start(all, { ...calm, delays: [30], batchRecordsMax: 1 });
