@@ -256,6 +256,7 @@ if (parentPort !== null) {
   const types = deviceTypes(config);
   const appends = new Asking<AppendFailure | undefined>(APPENDS_MAX);
   const sequences = new SequenceWatch(config.rollup.devicesMax);
+  let store: Store | undefined;
   let watched: Watched | undefined;
   port.on('message', (message: ToRollup) => {
     if (message.kind === 'drain') {
@@ -270,7 +271,7 @@ if (parentPort !== null) {
     }
   });
   try {
-    const store = await openStore(config, { readOnly: false, logger: engineLogger });
+    store = await openStore(config, { readOnly: false, logger: engineLogger });
     setTimeout(releaseMemory, 2_000).unref();
     watched = watchDevices(config, {
       ...{ consumer, store, types, logger },
@@ -315,6 +316,9 @@ if (parentPort !== null) {
   } catch (error) {
     const { message, code } = error as { message: string; code?: string };
     post({ kind: 'failed', message, code });
+    // Another thread takes its place, and open connections would keep this one alive.
+    watched?.watch.close();
+    await Promise.allSettled([store?.close(), consumer.close()]);
   }
   port.close();
 }
