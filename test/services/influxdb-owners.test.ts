@@ -198,6 +198,27 @@ if (env === undefined) {
       );
     });
 
+    test('one whose beginning failed half-way has the partition all the same', async (t) => {
+      const { group, row, raw, progress, counts } = place();
+      const proxy = await InfluxProxy.start(env.url);
+      t.after(() => proxy.close());
+      const store = await open(t, { url: proxy.url, giveUpMs: 0, backoffFirstMs: 0 });
+      await store.position(group);
+      await store.writeReadings([raw('d', 0, 1), raw('other', 1, 1)]);
+      proxy.obey(({ isWrite }) => (isWrite ? { status: 503 } : 'forward'));
+      await assert.rejects(store.commit(progress(0, 0, 2)), InfluxUnavailableError);
+      // Its next session is written, and nobody answers whether it is the last one.
+      proxy.obey(({ index, isWrite }) => (index > 0 && !isWrite ? { status: 503 } : 'forward'));
+      await assert.rejects(store.commit(progress(0, 0, 2)), InfluxUnavailableError);
+      proxy.obey(() => 'forward');
+      await sleep(LEASE * 2);
+      await store.writeRollups([row('other', 1)]);
+      await store.writeReadings([raw('d', 0, 2)]);
+      await store.writeRollups([row('d', 2)]);
+      await store.commit(progress(0, 0, 3));
+      assert.deepEqual(await counts(store), { d: 2, other: 1 });
+    });
+
     test('one that gets partitions knows what the one before wrote last', async (t) => {
       const { tenant, group, raw, progress } = place();
       const proxy = await InfluxProxy.start(env.url);

@@ -171,7 +171,8 @@ export class Ownership {
     const began = performance.now();
     const found = await readSessions(queries, bucket, group);
     for (const [key, session] of this.sessions) {
-      if (session.record.group !== group) continue;
+      // Of one that is over its own successor may be there already.
+      if (session.record.group !== group || session.isOver) continue;
       const last = found.get(key)?.at(-1);
       if (last !== undefined && !isSame(last, session.record)) this.lost.add(key);
       session.commits = 0;
