@@ -1,5 +1,6 @@
 import { Duplex } from 'node:stream';
 import type { ConnectionEnd, SlowedBy } from '../core/refusals.ts';
+import { ControlBudget } from './control-budget.ts';
 import {
   type FrameLimits,
   FrameReader,
@@ -10,9 +11,9 @@ import {
 import type { Answer } from './mqtt5/answer.ts';
 import type { ConnectTerms } from './mqtt5/connect.ts';
 import { Dialect, type DialectHost, plainPublish } from './mqtt5/dialect.ts';
-import { OF_PUBLISH, readProperties, UNEXPECTED } from './mqtt5/properties.ts';
 import type { Turn } from './overload/admission.ts';
 import type { BackfillTurn } from './overload/backfill.ts';
+import { HEAD_BYTES_MAX, PublishHead } from './publish-head.ts';
 import { decodeTopic } from './topics.ts';
 
 /**
@@ -81,26 +82,15 @@ const PUBREC = 0x50;
 const ALIVE_INTERVAL_MS = 250;
 /** Longer topics are no device's own and are decoded anew each time, so that no connection keeps 64 KiB. */
 const KNOWN_TOPIC_BYTES_MAX = 256;
-/** Room for the topic, message id and properties before a payload. */
-const HEAD_BYTES_MAX = 4_096;
 /** Largest body of any other packet: a SUBSCRIBE of thousands of filters would stall the broker. */
 const CONTROL_BYTES_MAX = 4_096;
-/**
- * Packets other than publishes cost 4 to 20 µs each in the broker, and a SUBSCRIBE of 4 KiB a millisecond,
- * so each connection has a budget for them: its bytes, and CONTROL_COST for each. A device that pings and
- * subscribes once a second never notices. PUBRELs and PUBACKs that are due are paid for in advance.
- */
-const CONTROL_COST = 32;
-const ACK_BYTES = 4;
-const CONTROL_BURST = 32 * 1_024;
-const CONTROL_PER_MS = 8;
-/** How much of it has to be there again before the socket is read. */
-const CONTROL_RESUME = 1_024;
 /** Bytes that the device has not read beyond which its packets wait. */
 const OUTPUT_BYTES_MAX = 64 * 1_024;
 const CLOSE_GRACE_MS = 1_000;
 const ANSWER_GRACE_MS = 50;
 const NOTHING: Buffer = Buffer.alloc(0);
+/** Of the publish that is handled. */
+const HEAD = new PublishHead();
 
 /** Gates with acknowledgements to write: they go out together at the end of the turn. */
 let unflushed: Gate[] = [];
@@ -134,9 +124,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
   private brokerBehind = false;
   private acks: number[] = [];
   private lastAlive = 0;
-  private control = CONTROL_BURST;
-  private controlAt = 0;
-  private controlTimer: NodeJS.Timeout | undefined;
+  private readonly control = new ControlBudget(() => this.resumeReading());
   private endTimer: NodeJS.Timeout | undefined;
   /** Since when the packet is on its way that has come in part; 0: there is none. */
   private unfinishedAt = 0;
@@ -208,7 +196,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
 
   /** The device owes an acknowledgement: its packet costs nothing. */
   expectAck(): void {
-    this.control = Math.min(CONTROL_BURST, this.control + CONTROL_COST + ACK_BYTES);
+    this.control.expectAck();
   }
 
   /** Closes the connection when a packet, or the accepted CONNECT, takes too long. */
@@ -336,7 +324,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
       this.handler.connect(this, this.connectPacket, body - start);
       return;
     }
-    this.spendControl(end - start);
+    this.control.spend(end - start, this.receivedAt);
     // A copy: the broker may keep it, and a slice would keep the whole chunk alive.
     const packet = Buffer.from(bytes.subarray(start, end));
     // [MQTT-3.14.4-2] nothing follows
@@ -345,24 +333,6 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     if (passed === undefined) return;
     if (type === DISCONNECT) this.endedBy ??= 'DISCONNECT';
     this.inject(passed);
-  }
-
-  private spendControl(bytes: number): void {
-    const { receivedAt } = this;
-    if (receivedAt > this.controlAt) {
-      const earned = (receivedAt - this.controlAt) * CONTROL_PER_MS;
-      this.control = Math.min(CONTROL_BURST, this.control + earned);
-      this.controlAt = receivedAt;
-    }
-    this.control -= CONTROL_COST + bytes;
-    if (this.control > 0 || this.controlTimer !== undefined) return;
-    const wait = (CONTROL_RESUME - this.control) / CONTROL_PER_MS;
-    this.controlTimer = setTimeout(() => {
-      this.controlTimer = undefined;
-      this.control = CONTROL_RESUME;
-      this.controlAt = performance.now();
-      this.resumeReading();
-    }, wait);
   }
 
   violation(reason: ViolationReason): void {
@@ -402,7 +372,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.flushAcks();
     this.frames.stop();
-    clearTimeout(this.controlTimer);
+    this.control.end();
     this.turn?.leave();
     this.backfill?.leave();
     if (!this.socket.destroyed) {
@@ -456,7 +426,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     if (this.state !== 'open') return this.state !== 'connecting';
     return (
       this.inflight >= this.inflightMax ||
-      this.control <= 0 ||
+      this.control.isSpent ||
       this.brokerIsBehind ||
       this.handler.saturated ||
       this.backfill?.isHeld === true ||
@@ -473,7 +443,7 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     if (this.handler.saturated) return 'LOG_SATURATED';
     if (this.unread) return 'OUTPUT_UNREAD';
     if (this.brokerIsBehind) return 'BROKER_BEHIND';
-    if (this.control <= 0) return 'CONTROL_RATE';
+    if (this.control.isSpent) return 'CONTROL_RATE';
     // Else it waits for its turn, and admission or the budget of old readings says why.
     return this.inflight >= this.inflightMax ? 'INFLIGHT_MAX' : undefined;
   }
@@ -493,48 +463,18 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     end: number,
     bodyLength: number,
   ): void {
-    const flags = (bytes[start] as number) & 0x0f;
-    const qos = ((flags >> 1) & 3) as 0 | 1 | 2 | 3;
-    if (qos === 3 || bodyLength < 2) {
-      // [MQTT-3.3.1-4]
-      this.violation('PACKET_MALFORMED');
+    const violation = HEAD.read(bytes, start, body, end, this.dialect !== undefined);
+    if (violation !== undefined) {
+      this.violation(violation);
       return;
     }
-    const topicEnd = body + 2 + bytes.readUInt16BE(body);
-    const headEnd = qos === 0 ? topicEnd : topicEnd + 2;
-    if (headEnd > end) {
-      this.violation('PACKET_MALFORMED');
-      return;
-    }
-    const messageId = qos === 0 ? 0 : bytes.readUInt16BE(topicEnd);
-    if (qos !== 0 && messageId === 0) {
-      // [MQTT-2.3.1-1]
-      this.violation('PACKET_MALFORMED');
-      return;
-    }
-    let payloadStart = headEnd;
-    let alias = 0;
-    if (this.dialect !== undefined) {
-      const properties = readProperties(bytes, headEnd, end, OF_PUBLISH);
-      if (properties.end < 0) {
-        this.violation(properties.end === UNEXPECTED ? 'PACKET_UNEXPECTED' : 'PACKET_MALFORMED');
-        return;
-      }
-      payloadStart = properties.end;
-      alias = properties.alias;
-      if (payloadStart - headEnd > HEAD_BYTES_MAX) {
-        this.violation('PACKET_TOO_LARGE');
-        return;
-      }
-    }
-    if (this.dialect !== undefined && alias === 0 && topicEnd === body + 2) {
-      // [MQTT5-3.3.2.1] a topic or an alias
-      this.violation('PACKET_UNEXPECTED');
-      return;
-    }
-    let topic = alias > 0 && topicEnd === body + 2 ? '' : this.readTopic(bytes, body + 2, topicEnd);
+    // Before anything else reads into it.
+    const { qos, retain, messageId, topicStart, topicEnd, alias, payloadStart, propertiesBytes } =
+      HEAD;
+    let topic =
+      alias > 0 && topicEnd === topicStart ? '' : this.readTopic(bytes, topicStart, topicEnd);
     if (alias > 0) {
-      topic = this.dialect?.topicOf(alias, topic, topicEnd - body - 2);
+      topic = this.dialect?.topicOf(alias, topic, topicEnd - topicStart);
       if (this.destroyed) return;
     }
     const payload = bytes.subarray(payloadStart, end);
@@ -543,17 +483,9 @@ export class Gate extends Duplex implements FrameSink, DialectHost {
     // Its PUBREL.
     if (qos === 2) this.expectAck();
     // Properties count as well: they could be what is sent.
-    this.turn?.use(payloadBytes + Math.max(0, payloadStart - headEnd - 1));
-    const retain = (flags & 1) === 1;
-    const taken = this.handler.publish(this, {
-      topic,
-      qos,
-      retain,
-      messageId,
-      payload,
-      payloadBytes,
-    });
-    if (taken) return;
+    this.turn?.use(payloadBytes + propertiesBytes);
+    const packet = { topic, qos, retain, messageId, payload, payloadBytes };
+    if (this.handler.publish(this, packet)) return;
     if (this.dialect === undefined) this.inject(Buffer.from(bytes.subarray(start, end)));
     else this.inject(plainPublish(bytes[start] as number, topic ?? '', messageId, payload));
   }

@@ -17,10 +17,12 @@ import type { ConnectInfo } from './connection-info.ts';
 import { ACCEPTED, decision, type Histories, type History } from './history.ts';
 import type { Overload } from './overload/overload.ts';
 import { describe, pointer, refuse } from './refuse.ts';
-import { type Session, Target, type TypeSlot } from './session.ts';
+import { type Session, Target } from './session.ts';
+import { Sheds } from './sheds.ts';
 import { TimeBudget, timeAnswer } from './time-answer.ts';
 import type { PublishChannel } from './topics.ts';
-import { compileValidation, isRefusal, type ValidReading } from './validation.ts';
+import { TypeSlots } from './type-slots.ts';
+import { isRefusal, type ValidReading } from './validation.ts';
 
 /** A publish as the gate or a hook of the broker hands it over. */
 export interface Publish {
@@ -65,9 +67,6 @@ export interface IngestOptions {
 export type Done = (error: Error | null) => void;
 
 export const CODEC: Codec = jsonCodec;
-const SHED_FLUSH_MS = 1_000;
-/** Different (device, reason) pairs that wait for their shed record; beyond, the device's name is dropped. */
-const SHED_KEYS_MAX = 10_000;
 
 /** Not the device's fault: it shall send the message again. */
 class DirectoryError extends Error {}
@@ -83,48 +82,25 @@ export class Ingest {
   private readonly options: IngestOptions;
   private readonly histories: Histories;
   private readonly backfillAfterMs: number;
-  /** By name of a type; a session keeps the slot, so that a change reaches it. */
-  private readonly slots = new Map<string, TypeSlot>();
-  private readonly sheds = new Map<
-    string,
-    { tenant: string; device: string; code: string; count: number }
-  >();
-  private readonly shedTimer: NodeJS.Timeout;
+  private readonly slots: TypeSlots;
+  private readonly sheds: Sheds;
 
   constructor(options: IngestOptions) {
     this.options = options;
     this.histories = options.histories;
     this.backfillAfterMs = options.backfillAfterMs ?? Number.POSITIVE_INFINITY;
+    this.slots = new TypeSlots(options.limits);
     this.setTypes(options.types);
-    this.shedTimer = setInterval(() => this.flushShed(), SHED_FLUSH_MS);
+    this.sheds = new Sheds(options.appender, options.clock);
   }
 
   target(identity: { tenant: string; device: string; type: string }): Target {
-    return new Target(identity, this.slot(identity.type));
+    return new Target(identity, this.slots.of(identity.type));
   }
 
   /** Readings are checked against these from now on. */
   setTypes(types: ReadonlyMap<string, DeviceType>): void {
-    const { metricsPerReadingMax, textMax } = this.options.limits;
-    for (const [name, slot] of this.slots) {
-      if (!types.has(name)) Object.assign(slot, { validate: undefined, version: undefined });
-    }
-    for (const [name, type] of types) {
-      const slot = this.slot(name);
-      slot.version = type.version;
-      slot.validate = compileValidation(type, { metricsMax: metricsPerReadingMax, textMax });
-      slot.declared =
-        type.unknownMetrics === 'keep' ? new Set(Object.keys(type.metrics)) : undefined;
-    }
-  }
-
-  private slot(type: string): TypeSlot {
-    let slot = this.slots.get(type);
-    if (slot === undefined) {
-      slot = { validate: undefined, version: undefined, declared: undefined };
-      this.slots.set(type, slot);
-    }
-    return slot;
+    this.slots.set(types);
   }
 
   /** `done` follows the contract of {@link LogAppender.append}: after the commit, in order, never at once. */
@@ -224,8 +200,7 @@ export class Ingest {
   }
 
   close(): void {
-    clearInterval(this.shedTimer);
-    this.flushShed();
+    this.sheds.close();
   }
 
   private telemetry(
@@ -491,35 +466,7 @@ export class Ingest {
     countIn(counters.shedByTenant, tenant, code);
     counters.shed.set(code, (counters.shed.get(code) ?? 0) + 1);
     this.note(session.own, decision('shed', code), this.options.clock.now());
-    this.countShed({ tenant, device: session.identity.device, code }, 1);
-  }
-
-  private countShed(shed: { tenant: string; device: string; code: string }, count: number): void {
-    const { tenant, code } = shed;
-    const name = `${tenant}/${shed.device}/${code}`;
-    const room = this.sheds.size < SHED_KEYS_MAX || this.sheds.has(name);
-    const device = room ? shed.device : '_other';
-    const key = room ? name : `${tenant}/_other/${code}`;
-    const known = this.sheds.get(key);
-    if (known === undefined) this.sheds.set(key, { tenant, device, code, count });
-    else known.count += count;
-  }
-
-  private flushShed(): void {
-    const { appender, clock } = this.options;
-    if (this.sheds.size === 0 || appender.full) return;
-    const received = clock.now();
-    const request = { records: [] as string[], tallyKeys: [] as string[], counts: [] as number[] };
-    for (const { tenant, device, code, count } of this.sheds.values()) {
-      request.records.push(encodeRecord({ kind: 'shed', tenant, device, received, code, count }));
-      request.tallyKeys.push(tallyKey(tenant, device, received, 'shed', code));
-      request.counts.push(count);
-    }
-    const counted = [...this.sheds.values()];
-    this.sheds.clear();
-    appender.append(request, (error) => {
-      if (error !== null) for (const { count, ...shed } of counted) this.countShed(shed, count);
-    });
+    this.sheds.count({ tenant, device: session.identity.device, code }, 1);
   }
 }
 

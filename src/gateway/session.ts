@@ -8,18 +8,9 @@ import type { BackfillTurn } from './overload/backfill.ts';
 import type { DeviceUsage } from './overload/usage.ts';
 import type { TimeBudget } from './time-answer.ts';
 import type { SubscribeChannel } from './topics.ts';
-import type { Validate } from './validation.ts';
+import type { TypeSlot } from './type-slots.ts';
 
 const HOUR_MS = 3_600_000;
-
-/** How readings of a type are checked now; all are undefined while nobody declares the type. */
-export interface TypeSlot {
-  validate: Validate | undefined;
-  /** `DeviceType.version`. */
-  version: string | undefined;
-  /** The metrics that the type declares, where it keeps others as well. */
-  declared: ReadonlySet<string> | undefined;
-}
 
 /** A device that readings are written for: the session's own, or one that it reports for. */
 export class Target {
