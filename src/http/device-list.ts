@@ -77,16 +77,17 @@ async function devicesOf(
   for (const { device, metrics } of await store.series(tenant)) {
     entry(device).metrics = [...metrics].sort();
   }
-  for (const [device, at] of await store.latest(tenant)) {
-    Object.assign(entry(device), { lastSeen: new Date(at).toISOString(), lastSeenMs: at });
+  const newest = await store.newest(tenant);
+  for (const [device, { ts }] of newest) {
+    Object.assign(entry(device), { lastSeen: new Date(ts).toISOString(), lastSeenMs: ts });
   }
   const watched = new Map(await context.presence?.(tenant));
   for (const [device, of] of found) {
-    const { type: name, lastSeenMs } = of;
+    const { type: name } = of;
     // Of one that is not registered any more nothing is expected.
     if (name === null) continue;
     const presence = watched.get(device);
-    Object.assign(of, presenceOf(context, presence, types.get(name), lastSeenMs ?? undefined));
+    Object.assign(of, presenceOf(context, presence, types.get(name), newest.get(device)?.received));
   }
   return [...found.values()].sort((a, b) => (a.device < b.device ? -1 : 1));
 }

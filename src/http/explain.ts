@@ -113,7 +113,8 @@ export async function explainDevice(
   const { tenant, device } = name;
   const { store } = context;
   const entry = context.device?.(tenant, device);
-  const latest = await store.latest(tenant, { devices: [device] });
+  const newest = await store.newest(tenant, { devices: [device] });
+  const latest = new Map([...newest].map(([name, { ts }]) => [name, ts]));
   const view = await context.view?.(tenant, device);
   const isKnown = entry !== undefined || latest.size > 0 || (view?.decisions.length ?? 0) > 0;
   if (!isKnown) return undefined;
@@ -130,7 +131,7 @@ export async function explainDevice(
       context,
       new Map(await context.presence?.(tenant)).get(device),
       type,
-      latest.get(device),
+      newest.get(device)?.received,
     ),
     gateway: view === undefined ? null : shownView(view),
     ...(await wholeness(context, name, latest, type)),

@@ -9,14 +9,14 @@ export interface ShownPresence {
   /** Since when it is; for `offline`, when it had been silent for too long. */
   since: string | null;
   /**
-   * Gateway time of its last message; event time of its newest reading where this process does not watch it, or has
-   * not heard of it since the start.
+   * Gateway time of its last message; of its newest reading where this process does not watch it, or has not heard
+   * of it since the start.
    */
   heard: string | null;
 }
 
 /**
- * As this process watches the device; else as its newest reading says, `latest` (event time, ms).
+ * As this process watches the device; else as its newest reading says, `latest` (gateway time, ms).
  */
 export function presenceOf(
   { config, clock }: Pick<DataContext, 'config' | 'clock'>,

@@ -22,7 +22,7 @@ export interface Presence {
   status: PresenceStatus;
   /** When it became so, gateway time, ms; for `offline`, when it had been silent for too long. */
   since: number;
-  /** Gateway time of its last message, ms; of one from before the start, event time, see {@link Deadman.restore}. */
+  /** Gateway time of its last message, ms; of one from before the start, of its newest reading in the store. */
   heard: number;
 }
 
@@ -54,7 +54,7 @@ export interface KnownDevice {
   tenant: string;
   device: string;
   type: string;
-  /** Event time of its newest reading, ms, since the store keeps no other time by device. */
+  /** Gateway time of its newest reading, ms. */
   heard: number;
   /** What the log was told of it; undefined: nothing. */
   told: PresenceStatus | undefined;

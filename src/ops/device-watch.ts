@@ -29,7 +29,7 @@ const FORGET_MS = 60_000;
 
 export interface DeviceWatchOptions {
   deadman: Deadman;
-  store: Pick<Store, 'latest' | 'notes' | 'writeNotes'>;
+  store: Pick<Store, 'newest' | 'notes' | 'writeNotes'>;
   /** All that are registered. */
   devices(): readonly { tenant: string; device: string; type: string }[];
   /** Where a device's readings are. */
@@ -141,16 +141,17 @@ export class DeviceWatch {
     const marks = marksOf(await store.notes(DEADMAN_GROUP));
     const found: Restored[] = [];
     for (const [tenant, devices] of Map.groupBy(this.options.devices(), (one) => one.tenant)) {
-      const latest = await store.latest(tenant);
+      const newest = await store.newest(tenant);
       const of = devices.flatMap(({ device, type }) => {
-        const heard = latest.get(device);
+        const row = newest.get(device);
         const partition = partitionOf(tenant, device);
-        if (heard === undefined || !isWanted(partition)) return [];
-        return [{ tenant, device, type, partition, heard }];
+        if (row === undefined || !isWanted(partition)) return [];
+        const aheadMs = row.ts - row.received;
+        return [{ tenant, device, type, partition, heard: row.received, aheadMs }];
       });
       for (const [toldUntil, some] of Map.groupBy(of, ({ partition }) => marks.get(partition))) {
         const heardThen = await heardUntil(store, tenant, some, toldUntil);
-        for (const one of some) {
+        for (const { aheadMs: _, ...one } of some) {
           const heard = heardThen.get(one.device);
           const told =
             toldUntil === undefined || heard === undefined
@@ -224,22 +225,28 @@ function marksOf(notes: ReadonlyMap<number, readonly string[]>): Map<number, num
   return marks;
 }
 
-/** When each device was heard of last as of a time, ms; asks only for those who were heard of after it. */
+/**
+ * When each device was heard of last as of a time, gateway time, ms; asks only for those who were heard of after it.
+ * `aheadMs`: how far the clock of each is ahead, since rows are found by event time; devices whose clocks are right, or
+ * wrong by the same second, are asked for together.
+ */
 async function heardUntil(
-  store: Pick<Store, 'latest'>,
+  store: Pick<Store, 'newest'>,
   tenant: string,
-  devices: readonly { device: string; heard: number }[],
+  devices: readonly { device: string; heard: number; aheadMs: number }[],
   time: number | undefined,
 ): Promise<Map<string, number>> {
   if (time === undefined) return new Map();
-  const [later, earlier] = [[], []] as [string[], [string, number][]];
-  for (const { device, heard } of devices) {
-    if (heard > time) later.push(device);
-    else earlier.push([device, heard]);
+  const earlier = devices.filter(({ heard }) => heard <= time);
+  const then = new Map(earlier.map(({ device, heard }) => [device, heard]));
+  const later = devices.filter(({ heard }) => heard > time);
+  for (const [aheadS, some] of Map.groupBy(later, (one) => Math.floor(one.aheadMs / 1_000))) {
+    const aheadMs = 1_000 * aheadS;
+    const names = some.map(({ device }) => device);
+    const rows = await store.newest(tenant, { devices: names, before: time + 1 + aheadMs });
+    for (const [device, { received }] of rows) then.set(device, received);
   }
-  if (later.length === 0) return new Map(earlier);
-  const then = await store.latest(tenant, { devices: later, before: time + 1 });
-  return new Map([...earlier, ...then]);
+  return then;
 }
 
 function eventOf(change: PresenceChange, received: number): EventRecord {

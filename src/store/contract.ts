@@ -194,6 +194,14 @@ export interface RecountQuery {
   before: ReadonlyMap<number, number>;
 }
 
+/** Of a raw row, ms. */
+export interface RowTimes {
+  /** Event time. */
+  ts: number;
+  /** Gateway time. */
+  received: number;
+}
+
 export interface LatestQuery {
   /** Default: all of the tenant. */
   devices?: readonly string[] | undefined;
@@ -210,6 +218,8 @@ export interface StoreReader {
   countReadings(query: RangeQuery): Promise<Map<string, number>>;
   /** Newest event time for each device that has raw rows, those of before a time only where one is given. */
   latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>>;
+  /** The same rows, also with when they came. */
+  newest(tenant: string, query?: LatestQuery): Promise<Map<string, RowTimes>>;
   /** Ordered by received, then partition and offset; newest first unless told otherwise. */
   deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]>;
   /** Ordered by device, code, type, version; `limit` does not apply. */

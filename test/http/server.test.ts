@@ -145,7 +145,7 @@ describe('devices, dead letters, audit', () => {
         ...{ tenant: 'acme', device: 'a', type: 'probe', metrics: ['temperature'] },
         ...{ lastSeen: '2026-10-26T11:59:00.000Z', lastSeenMs: NOW - 60_000 },
         // Nobody watches here: as the newest reading says.
-        ...{ status: 'online', since: null, heard: '2026-10-26T11:59:00.000Z' },
+        ...{ status: 'online', since: null, heard: '2026-10-26T11:59:00.250Z' },
       },
       {
         tenant: 'acme',
@@ -189,7 +189,7 @@ describe('devices, dead letters, audit', () => {
     ]);
     const periods = deviceTypes(configSchema.parse({ types: { probe: { period: '1m' } } }));
     assert.deepEqual(await of({ clock: late, types: periods }, '?status=offline'), [
-      ['a', 'offline', iso(NOW + 2 * MINUTE)],
+      ['a', 'offline', iso(NOW + 2 * MINUTE + 250)],
     ]);
     const { app } = await backend();
     const bad = await app.inject({ url: '/api/v1/devices?status=away', headers });

@@ -148,6 +148,7 @@ export class WorkerLife {
       rollups: (query) => call('rollups', () => store.rollups(query)),
       countReadings: (query) => call('countReadings', () => store.countReadings(query)),
       latest: (tenant, query) => call('latest', () => store.latest(tenant, query)),
+      newest: (tenant, query) => call('newest', () => store.newest(tenant, query)),
       deadLetters: (query) => call('deadLetters', () => store.deadLetters(query)),
       groupDeadLetters: (query) => call('groupDeadLetters', () => store.groupDeadLetters(query)),
       countDeadLetters: (query) => call('countDeadLetters', () => store.countDeadLetters(query)),

@@ -6,6 +6,7 @@ import type { DeviceType, EventRecord, LogRecord } from '../../src/core/nouns.ts
 import type { AppendRequest } from '../../src/log/contract.ts';
 import { Deadman, type DeadmanOptions } from '../../src/ops/deadman.ts';
 import { DEADMAN_GROUP, DeviceWatch } from '../../src/ops/device-watch.ts';
+import type { RowTimes } from '../../src/store/contract.ts';
 
 const T0 = Date.UTC(2026, 0, 5);
 const SECOND = 1_000;
@@ -205,14 +206,16 @@ test('devices beyond the bound are not watched, and counted', () => {
 class Bench {
   readonly clock = new ManualClock(T0);
   readonly events: EventRecord[] = [];
-  /** Event times of the rows of each device. */
-  readonly rows = new Map<string, number[]>();
+  /** The rows of each device. */
+  readonly rows = new Map<string, RowTimes[]>();
+  /** How far the clocks of devices are ahead, ms. */
+  aheadMs = 0;
   readonly marks = new Map<number, number>();
   readonly registered = ['a', 'b', 'c'];
   readonly warnings: string[] = [];
   failAppends = false;
   failStore = false;
-  beforeLatest = async () => {};
+  beforeAnswer = async () => {};
   beforeAppend = async () => {};
   watch = this.start();
 
@@ -223,14 +226,14 @@ class Bench {
       partitionOf,
       devices: () => this.registered.map((device) => ({ tenant: TENANT, device, type: 'probe' })),
       store: {
-        latest: async (_, { devices, before = Number.POSITIVE_INFINITY } = {}) => {
-          await this.beforeLatest();
+        newest: async (_, { devices, before = Number.POSITIVE_INFINITY } = {}) => {
+          await this.beforeAnswer();
           if (this.failStore) throw new SpillwayError('STORE_BUSY', 'away');
-          const found = new Map<string, number>();
-          for (const [device, times] of this.rows) {
+          const found = new Map<string, RowTimes>();
+          for (const [device, rows] of this.rows) {
             if (devices?.includes(device) === false) continue;
-            const ts = Math.max(...times.filter((time) => time < before));
-            if (Number.isFinite(ts)) found.set(device, ts);
+            const row = rows.findLast(({ ts }) => ts < before);
+            if (row !== undefined) found.set(device, row);
           }
           return found;
         },
@@ -269,8 +272,9 @@ class Bench {
     this.watch.take(reading(device, this.clock.now()));
   }
 
-  store(device: string, ...times: number[]): void {
-    this.rows.set(device, [...(this.rows.get(device) ?? []), ...times]);
+  store(device: string, received: number): void {
+    const row = { ts: received + this.aheadMs, received };
+    this.rows.set(device, [...(this.rows.get(device) ?? []), row]);
   }
 
   told(): string[] {
@@ -354,6 +358,33 @@ test('who came before a crash is told of after it, and who was told of is not', 
   assert.deepEqual(bench.told(), []);
 });
 
+test('the clocks of devices make no difference', async () => {
+  for (const aheadMs of [-DAY, -10 * MINUTE, -1_234, 0, 500, 10 * MINUTE, DAY]) {
+    const bench = new Bench();
+    bench.aheadMs = aheadMs;
+    bench.registered.push('d');
+    bench.watch.gained([0]);
+    await turn();
+    // One lives, one dies before the restart and one with it, one comes back before it, unseen.
+    for (const device of ['a', 'b', 'c', 'd']) bench.hear(device);
+    await bench.pass(2 * MINUTE);
+    for (const device of ['a', 'c']) bench.hear(device);
+    await bench.pass(2 * MINUTE);
+    for (const device of ['a', 'c']) bench.hear(device);
+    await bench.pass(10 * SECOND);
+    const before = ['a online', 'b online', 'c online', 'd online', 'b offline', 'd offline'];
+    assert.deepEqual(bench.told(), before, `${aheadMs}`);
+    bench.clock.advance(SECOND);
+    bench.store('d', bench.clock.now());
+    bench.start().gained([0]);
+    for (let minutes = 0; minutes < 4; minutes += 1) {
+      for (const device of ['a', 'd']) bench.hear(device);
+      await bench.pass(MINUTE);
+    }
+    assert.deepEqual(bench.told(), ['d online', 'c offline'], `${aheadMs}`);
+  }
+});
+
 test('what is stored while the store is asked is not taken for known', async () => {
   for (const mark of [undefined, T0]) {
     const bench = new Bench();
@@ -373,7 +404,7 @@ test('a partition that goes and comes back while the store is asked is asked for
   bench.clock.advance(10 * MINUTE);
   const asked = Promise.withResolvers<void>();
   const answer = Promise.withResolvers<void>();
-  bench.beforeLatest = () => {
+  bench.beforeAnswer = () => {
     asked.resolve();
     return answer.promise;
   };

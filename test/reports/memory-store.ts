@@ -9,10 +9,12 @@ import type {
   RangeQuery,
   RecountQuery,
   RollupQuery,
+  RowTimes,
   StoredDeadLetter,
   StoredReading,
   StoreReader,
 } from '../../src/store/contract.ts';
+import { eventTimes } from '../../src/store/event-times.ts';
 
 /** A store in memory that makes its rollups from its readings, for reports, audit and HTTP. */
 export class MemoryStore implements StoreReader {
@@ -94,13 +96,18 @@ export class MemoryStore implements StoreReader {
     return counts;
   }
 
-  async latest(tenant: string, query: LatestQuery = {}): Promise<Map<string, number>> {
+  async latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>> {
+    return eventTimes(await this.newest(tenant, query));
+  }
+
+  async newest(tenant: string, query: LatestQuery = {}): Promise<Map<string, RowTimes>> {
     const { devices, before = Number.POSITIVE_INFINITY } = query;
-    const latest = new Map<string, number>();
+    const latest = new Map<string, RowTimes>();
     for (const r of this.raw) {
       if (r.tenant !== tenant || !(devices?.includes(r.device) ?? true)) continue;
       if (r.ts >= before) continue;
-      latest.set(r.device, Math.max(latest.get(r.device) ?? 0, r.ts));
+      if (r.ts > (latest.get(r.device)?.ts ?? 0))
+        latest.set(r.device, { ts: r.ts, received: r.received });
     }
     return latest;
   }

@@ -19,6 +19,7 @@ import type {
   Origin,
   Progress,
   RefusedReading,
+  RowTimes,
   Store,
   StoredDeadLetter,
   StoredReading,
@@ -269,6 +270,9 @@ export class FakeStore implements Store {
     throw new Error('not used');
   }
   async latest(): Promise<Map<string, number>> {
+    throw new Error('not used');
+  }
+  async newest(): Promise<Map<string, RowTimes>> {
     throw new Error('not used');
   }
   async deadLetters(): Promise<StoredDeadLetter[]> {

@@ -315,6 +315,13 @@ export function storeSuite(name: string, open: OpenStore, traits: EngineTraits =
       );
       assert.deepEqual(await store.latest('acme', { before: NOON - 40 * DAY }), new Map());
       assert.deepEqual(await store.latest('none'), new Map());
+      const received = NOON + 7;
+      await store.writeReadings([reading({ device: 'c', ts: NOON - 9, received, offset: 5 })]);
+      assert.deepEqual(
+        await store.newest('acme', { devices: ['c'] }),
+        new Map([['c', { ts: NOON - 9, received }]]),
+      );
+      assert.deepEqual((await store.newest('acme')).get('c'), { ts: NOON - 9, received });
     });
   });
 

@@ -22,8 +22,11 @@ async function connected(t: TestContext, program: SpillwayProcess, device: TestD
 
 /** Sends a reading every 200 ms until the client ends. */
 async function keepSending(client: MqttClient): Promise<void> {
+  // What waits for its acknowledgement then is not told.
+  const closed = new Promise<void>((done) => client.once('close', () => done()));
   while (client.connected) {
-    await client.publishAsync('me/telemetry', '{"v":1}', { qos: 1 }).catch(() => {});
+    const sent = client.publishAsync('me/telemetry', '{"v":1}', { qos: 1 }).catch(() => {});
+    await Promise.race([sent, closed]);
     await sleep(200);
   }
 }

@@ -1,17 +1,17 @@
-import type { LatestQuery } from '../contract.ts';
+import type { LatestQuery, RowTimes } from '../contract.ts';
 import type { StoreFile } from './files.ts';
 import type { OpenFiles } from './open-files.ts';
 import { devicesOf } from './raw-reader.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 
-/** Newest event time of each device that has rows: newest file first, until all that are named are found. */
+/** The row with the newest event time of each device that has rows: newest file first, until all that are named are found. */
 export function latestReadings(
   files: OpenFiles,
   rawFiles: readonly StoreFile[],
   tenant: string,
   { devices, before = Number.MAX_SAFE_INTEGER }: LatestQuery,
-): Map<string, number> {
-  const latest = new Map<string, number>();
+): Map<string, RowTimes> {
+  const latest = new Map<string, RowTimes>();
   const missing = devices === undefined ? undefined : new Set(devices);
   for (const file of rawFiles.toReversed()) {
     if (missing?.size === 0) break;
@@ -25,18 +25,21 @@ export function latestReadings(
   return latest;
 }
 
-/** Raises the newest event times in `latest` to those of one raw file. */
+/** Puts the rows of one raw file in `latest` that are newer than what is there. */
 export function addLatest(
   db: SqliteFile,
   tenant: string,
-  latest: Map<string, number>,
+  latest: Map<string, RowTimes>,
   { devices, before = Number.MAX_SAFE_INTEGER }: LatestQuery = {},
 ): void {
-  const sql = 'SELECT max(ts) AS ts FROM reading WHERE device = ? AND ts < ?';
+  const sql =
+    'SELECT ts, received FROM reading WHERE device = ? AND ts < ? ORDER BY ts DESC LIMIT 1';
   for (const { id, device } of devicesOf(db, tenant, devices)) {
-    const ts = db.get<{ ts: number | null }>(sql, id, Math.ceil(before))?.ts ?? undefined;
-    if (ts === undefined) continue;
-    const known = latest.get(device);
-    if (known === undefined || known < ts) latest.set(device, ts);
+    const row = db.get<{ ts: number; received: number }>(sql, id, Math.ceil(before));
+    if (row === undefined) continue;
+    const { ts, received } = row;
+    if (!(ts <= (latest.get(device)?.ts ?? Number.NEGATIVE_INFINITY))) {
+      latest.set(device, { ts, received });
+    }
   }
 }

@@ -16,10 +16,12 @@ import type {
   RefusedReading,
   Retention,
   RollupQuery,
+  RowTimes,
   Store,
   StoredDeadLetter,
   StoredReading,
 } from '../contract.ts';
+import { eventTimes } from '../event-times.ts';
 import {
   countDeadLetters,
   groupDeadLetters,
@@ -78,7 +80,7 @@ class EmbeddedStore implements Store {
   private readonly windowsMs: ReadonlySet<number>;
   private readonly files: OpenFiles;
   private readonly seriesViews: TenantViews<Map<string, Set<string>>>;
-  private readonly latestViews: TenantViews<Map<string, number>>;
+  private readonly latestViews: TenantViews<Map<string, RowTimes>>;
   private readonly unlock: () => void;
   private closed = false;
   /** The ledger's hours before this were dropped, ms. */
@@ -185,7 +187,11 @@ class EmbeddedStore implements Store {
     return countReadings(this.files, this.list(), query);
   }
 
-  async latest(tenant: string, query: LatestQuery = {}): Promise<Map<string, number>> {
+  async latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>> {
+    return eventTimes(await this.newest(tenant, query));
+  }
+
+  async newest(tenant: string, query: LatestQuery = {}): Promise<Map<string, RowTimes>> {
     const files = this.list().filter(({ kind }) => kind === 'raw');
     return query.devices === undefined && query.before === undefined
       ? new Map(this.latestViews.get(tenant, files))

@@ -1,6 +1,6 @@
 import { isLegalName } from './line-protocol.ts';
 import type { Queries } from './queries.ts';
-import { latestTimes } from './raw-times.ts';
+import { newestRows } from './raw-times.ts';
 
 /** Times of one device that are remembered at least and at most. */
 const RECENT_MIN = 16;
@@ -124,13 +124,13 @@ export class RawKeys {
   private async ask(tenant: string, names: ReadonlySet<string>): Promise<void> {
     if (!this.complete.has(tenant)) {
       const isAll = names.size > NAMED_MAX;
-      const newest = await latestTimes(
+      const newest = await newestRows(
         this.queries,
         this.bucket,
         tenant,
         isAll ? {} : { devices: [...names] },
       );
-      for (const [device, ts] of newest) {
+      for (const [device, { ts }] of newest) {
         if (this.find(tenant, device) === undefined) this.add(tenant, device, ts);
       }
       if (isAll) this.complete.add(tenant);

@@ -1,19 +1,19 @@
-import type { LatestQuery } from '../contract.ts';
+import type { LatestQuery, RowTimes } from '../contract.ts';
 import { chunks, FluxQuery, parseTime } from './flux.ts';
 import { place, type Queries } from './queries.ts';
-import { ORIGIN_FIELD } from './raw-origin.ts';
+import { ORIGIN_FIELD, parseCreator } from './raw-origin.ts';
 
 /** Devices of one condition. */
 export const DEVICES_PER_QUERY = 200;
 
-/** Newest event time of each device that has rows. */
-export async function latestTimes(
+/** The row with the newest event time of each device that has rows. */
+export async function newestRows(
   queries: Queries,
   bucket: string,
   tenant: string,
   { devices, before = Number.POSITIVE_INFINITY }: LatestQuery = {},
-): Promise<Map<string, number>> {
-  const latest = new Map<string, number>();
+): Promise<Map<string, RowTimes>> {
+  const latest = new Map<string, RowTimes>();
   const parts =
     devices === undefined ? [undefined] : chunks([...new Set(devices)], DEVICES_PER_QUERY);
   for (const part of parts) {
@@ -23,15 +23,22 @@ export async function latestTimes(
       |> filter(fn: (r) => r._field == ${query.text(ORIGIN_FIELD)}
         and r.tenant == ${query.text(tenant)}${deviceCondition(query, part)})
       |> last()
-      |> keep(columns: ["_time", "device"])`;
+      |> keep(columns: ["_time", "_value", "device"])`;
     const rows = await queries.rows(query, (columns) => {
       const time = place(columns, '_time');
+      const origin = place(columns, '_value');
       const device = place(columns, 'device');
-      return (cells) => ({ device: cells[device] ?? '', ts: parseTime(cells[time] ?? '').ms });
+      return (cells) => ({
+        device: cells[device] ?? '',
+        ts: parseTime(cells[time] ?? '').ms,
+        received: parseCreator(cells[origin] ?? '').received,
+      });
     });
-    for (const { device, ts } of rows) {
+    for (const { device, ts, received } of rows) {
       // A device whose type was changed has rows in two measurements.
-      latest.set(device, Math.max(ts, latest.get(device) ?? ts));
+      if (!(ts <= (latest.get(device)?.ts ?? Number.NEGATIVE_INFINITY))) {
+        latest.set(device, { ts, received });
+      }
     }
   }
   return latest;

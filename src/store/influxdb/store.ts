@@ -16,10 +16,12 @@ import type {
   RefusedReading,
   Retention,
   RollupQuery,
+  RowTimes,
   Store,
   StoredDeadLetter,
   StoredReading,
 } from '../contract.ts';
+import { eventTimes } from '../event-times.ts';
 import { type BucketNames, bucketNames, ensureBuckets } from './buckets.ts';
 import { Connection } from './connection.ts';
 import {
@@ -45,7 +47,7 @@ import { Ownership } from './ownership.ts';
 import { Queries } from './queries.ts';
 import { RawKeys } from './raw-keys.ts';
 import { countReadings, queryReadings } from './raw-reader.ts';
-import { latestTimes } from './raw-times.ts';
+import { newestRows } from './raw-times.ts';
 import { RawWriter } from './raw-writer.ts';
 import { recount } from './recount.ts';
 import { type Describe, queryRollups, writeRollups } from './rollups.ts';
@@ -107,7 +109,7 @@ class InfluxStore implements Store {
   private readonly ownership: Ownership;
   private readonly ledgerWriter: LedgerWriter;
   private readonly seriesOf: TenantCache<{ device: string; metrics: string[] }[]>;
-  private readonly latestOf: TenantCache<Map<string, number>>;
+  private readonly latestOf: TenantCache<Map<string, RowTimes>>;
   private readonly describe: Describe;
   private readonly clock: Clock;
   private readonly logger: InfluxStoreLogger;
@@ -160,7 +162,7 @@ class InfluxStore implements Store {
     this.seriesOf = new TenantCache((tenant) =>
       querySeries(queries, this.names.raw, this.names.rollups.values(), tenant),
     );
-    this.latestOf = new TenantCache((tenant) => latestTimes(queries, this.names.raw, tenant));
+    this.latestOf = new TenantCache((tenant) => newestRows(queries, this.names.raw, tenant));
     const bucket = this.names.ledger;
     this.ownership = new Ownership({
       ...{ queries, lines, bucket, clock },
@@ -277,11 +279,15 @@ class InfluxStore implements Store {
     return countReadings(this.queries, this.names.raw, query);
   }
 
-  async latest(tenant: string, query: LatestQuery = {}): Promise<Map<string, number>> {
+  async latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>> {
+    return eventTimes(await this.newest(tenant, query));
+  }
+
+  async newest(tenant: string, query: LatestQuery = {}): Promise<Map<string, RowTimes>> {
     this.assertOpen();
     const isOfAll = query.devices === undefined && query.before === undefined;
     if (isOfAll) return new Map(await this.latestOf.get(tenant));
-    return latestTimes(this.queries, this.names.raw, tenant, query);
+    return newestRows(this.queries, this.names.raw, tenant, query);
   }
 
   async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {
