@@ -243,6 +243,7 @@ class Bench {
         },
         writeNotes: async (group, partition, notes) => {
           assert.equal(group, DEADMAN_GROUP);
+          if (this.failStore) throw new SpillwayError('STORE_BUSY', 'away');
           this.marks.set(partition, Number(notes[0]));
         },
       },
@@ -463,6 +464,20 @@ test('the mark follows while nobody goes or comes', async () => {
       [3, until],
     ],
   );
+});
+
+test('a mark that could not be written is written later, and nothing is told twice', async () => {
+  const bench = new Bench();
+  bench.watch.gained([0]);
+  await turn();
+  bench.failStore = true;
+  bench.hear('a');
+  await bench.pass(5 * SECOND);
+  assert.deepEqual([...bench.marks], []);
+  bench.failStore = false;
+  await bench.pass(10 * SECOND);
+  assert.ok((bench.marks.get(0) ?? 0) > T0);
+  assert.deepEqual(bench.told(), ['a online']);
 });
 
 test('a log without room is told later', async () => {
