@@ -149,7 +149,11 @@ function watchDevices(
   const watch = new DeviceWatch({
     ...{ deadman, store, devices, partitionOf, append, clock: systemClock, logger },
   });
-  return { deadman, watch, close: () => registry.close() };
+  const close = () => {
+    watch.close();
+    registry.close();
+  };
+  return { deadman, watch, close };
 }
 
 /**
@@ -317,7 +321,7 @@ if (parentPort !== null) {
     const { message, code } = error as { message: string; code?: string };
     post({ kind: 'failed', message, code });
     // Another thread takes its place, and open connections would keep this one alive.
-    watched?.watch.close();
+    watched?.close();
     await Promise.allSettled([store?.close(), consumer.close()]);
   }
   port.close();

@@ -3,17 +3,17 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { constants, getPriority, setPriority } from 'node:os';
 import { type EventLoopUtilization, performance } from 'node:perf_hooks';
 
-/** As V8 names them. */
-const COLLECTOR = 'V8Worker';
-
 /** What the calling thread gets of the CPU, and what it asks for. */
+
+/** As V8 names the threads that collect garbage beside those that make it. */
+const COLLECTOR = 'V8Worker';
 
 /**
  * Lets the threads of the gateway go first: the calling thread is `by` nicer than the process from here on, and
  * nothing makes it as it was (only root could). So are the threads of V8 that collect garbage beside all others: four
- * of them at once took turns with the gateway on a full core, for 40 ms every two seconds. On Linux alone, where priorities are the threads' (setpriority(2), "C
- * library/kernel differences"): elsewhere pid 0 is the whole process, which is left as it is. Throws what the
- * system says.
+ * of them at once took turns with the gateway on a full core, for 40 ms every two seconds. On Linux alone, where
+ * priorities are the threads' (setpriority(2), "C library/kernel differences"): elsewhere pid 0 is the whole process,
+ * which is left as it is. Throws what the system says.
  */
 export async function lowerPriority(by: number): Promise<void> {
   if (by === 0 || process.platform !== 'linux') return;
@@ -25,7 +25,6 @@ export async function lowerPriority(by: number): Promise<void> {
   for (const thread of await collectors()) setPriority(thread, priority);
 }
 
-/** Numbers of the threads that collect garbage beside those that make it. */
 async function collectors(): Promise<number[]> {
   const threads = await readdir('/proc/self/task');
   const names = await Promise.all(

@@ -44,10 +44,10 @@ type Restored = KnownDevice & { partition: number; toldUntil: number | undefined
 export class DeviceWatch {
   private readonly options: DeviceWatchOptions;
   private readonly deadman: Deadman;
-  /** Each with an object that is this gain's own: a partition may go, and come again, while something waits. */
+  /** Each with an object that is this gain's own. */
   private readonly owned = new Map<number, object>();
   /** Those of them whose devices of before are not known yet. */
-  private readonly unrestored = new Map<number, object>();
+  private readonly unrestored = new Set<number>();
   private restoring = false;
   private restoreDue = 0;
   private forgetDue = 0;
@@ -67,9 +67,8 @@ export class DeviceWatch {
 
   gained(partitions: Iterable<number>): void {
     for (const partition of partitions) {
-      const gain = {};
-      this.owned.set(partition, gain);
-      this.unrestored.set(partition, gain);
+      this.owned.set(partition, {});
+      this.unrestored.add(partition);
     }
     this.restoreDue = 0;
     void this.restore();
@@ -116,16 +115,15 @@ export class DeviceWatch {
     if (this.restoring || this.closed || this.unrestored.size === 0) return;
     this.restoring = true;
     const { clock, logger } = this.options;
-    const gains = new Map(this.unrestored);
-    // Partitions may go, and come again, while the store is read.
-    const isStillWanted = (partition: number) =>
-      gains.has(partition) && this.unrestored.get(partition) === gains.get(partition);
+    const wanted = new Set(this.unrestored);
+    const isStillOwned = this.ownedFromNowOn();
+    const isStillWanted = (partition: number) => wanted.has(partition) && isStillOwned(partition);
     try {
       for (const { partition, toldUntil, ...known } of await this.known(isStillWanted)) {
         if (isStillWanted(partition)) this.deadman.restore(known, toldUntil, clock.now());
       }
-      for (const partition of gains.keys()) {
-        if (isStillWanted(partition)) this.unrestored.delete(partition);
+      for (const partition of wanted) {
+        if (isStillOwned(partition)) this.unrestored.delete(partition);
       }
     } catch (err) {
       this.restoreDue = clock.now() + RESTORE_RETRY_MS;
@@ -133,6 +131,13 @@ export class DeviceWatch {
     } finally {
       this.restoring = false;
     }
+  }
+
+  /** Whether a partition has been owned since now: it may go, and come again, while something is waited for. */
+  private ownedFromNowOn(): (partition: number) => boolean {
+    const gains = new Map(this.owned);
+    return (partition) =>
+      gains.has(partition) && gains.get(partition) === this.owned.get(partition);
   }
 
   /** What the store has of the devices of some partitions. */
@@ -179,9 +184,7 @@ export class DeviceWatch {
   /** `now`: what happened before is in `changes`, or the log has it. */
   private async tell(changes: readonly PresenceChange[], now: number): Promise<void> {
     this.telling = true;
-    const gains = new Map(this.owned);
-    const isStillOwned = (partition: number) =>
-      gains.has(partition) && this.owned.get(partition) === gains.get(partition);
+    const isStillOwned = this.ownedFromNowOn();
     try {
       for (let at = 0; at < changes.length && !this.closed; at += TOLD_MAX) {
         const some = changes.slice(at, at + TOLD_MAX).filter((one) => isStillOwned(one.partition));
@@ -192,7 +195,7 @@ export class DeviceWatch {
         this.deadman.told(some);
         for (const { status } of some) this.events[status] += 1;
       }
-      if (!this.closed) await this.mark([...gains.keys()].filter(isStillOwned), now);
+      if (!this.closed) await this.mark([...this.owned.keys()].filter(isStillOwned), now);
     } catch (err) {
       this.isUnmarked = true;
       this.options.logger.warn(

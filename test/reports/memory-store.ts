@@ -14,7 +14,7 @@ import type {
   StoredReading,
   StoreReader,
 } from '../../src/store/contract.ts';
-import { eventTimes } from '../../src/store/event-times.ts';
+import { eventTimes, keepNewest } from '../../src/store/newest-rows.ts';
 
 /** A store in memory that makes its rollups from its readings, for reports, audit and HTTP. */
 export class MemoryStore implements StoreReader {
@@ -106,8 +106,7 @@ export class MemoryStore implements StoreReader {
     for (const r of this.raw) {
       if (r.tenant !== tenant || !(devices?.includes(r.device) ?? true)) continue;
       if (r.ts >= before) continue;
-      if (r.ts > (latest.get(r.device)?.ts ?? 0))
-        latest.set(r.device, { ts: r.ts, received: r.received });
+      keepNewest(latest, r.device, { ts: r.ts, received: r.received });
     }
     return latest;
   }

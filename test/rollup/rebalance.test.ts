@@ -269,14 +269,20 @@ test('what could not be flushed in time is not written afterwards', async () => 
   assertAll(all);
 });
 
-test('a flush that is under way commits nothing of what was lost', async () => {
-  const all = world();
+/** A worker that has both partitions, and a record of each that it has not flushed. */
+async function startedWithBoth(all: World): Promise<Process> {
   const first = start(all, { ...calm, flushEvery: 1_000_000 });
   await joined(all, 0, first);
   await all.log.rebalance(() => 0, { turns: 100 });
   for (const n of [0, 1]) feed(all, n, [reading(deviceOf(n, 0), NOON, { a: 1 })]);
   while (all.log.yielded < 2) await turn();
   await turns(5);
+  return first;
+}
+
+test('a flush that is under way commits nothing of what was lost', async () => {
+  const all = world();
+  const first = await startedWithBoth(all);
   const second = start(all, { ...calm, flushEvery: 1_000_000 });
   await joined(all, 1, second);
   let goOn: () => void = () => {};
@@ -300,12 +306,7 @@ test('a flush that is under way commits nothing of what was lost', async () => {
 
 test('a store that knows the new owner does not end who has lost a partition and keeps others', async () => {
   const all = world();
-  const first = start(all, { ...calm, flushEvery: 1_000_000 });
-  await joined(all, 0, first);
-  await all.log.rebalance(() => 0, { turns: 100 });
-  for (const n of [0, 1]) feed(all, n, [reading(deviceOf(n, 0), NOON, { a: 1 })]);
-  while (all.log.yielded < 2) await turn();
-  await turns(5);
+  const first = await startedWithBoth(all);
   const second = start(all, calm);
   await joined(all, 1, second);
   const held = Promise.withResolvers<void>();

@@ -1,10 +1,14 @@
 import type { LatestQuery, RowTimes } from '../contract.ts';
+import { keepNewest } from '../newest-rows.ts';
 import type { StoreFile } from './files.ts';
 import type { OpenFiles } from './open-files.ts';
 import { devicesOf } from './raw-reader.ts';
 import type { SqliteFile } from './sqlite-file.ts';
 
-/** The row with the newest event time of each device that has rows: newest file first, until all that are named are found. */
+/**
+ * The row with the newest event time of each device that has rows: newest file first, until all that are named
+ * are found.
+ */
 export function latestReadings(
   files: OpenFiles,
   rawFiles: readonly StoreFile[],
@@ -17,8 +21,7 @@ export function latestReadings(
     if (missing?.size === 0) break;
     if (file.start >= before) continue;
     files.read(file, (db) => {
-      const query = { before, ...(missing !== undefined && { devices: [...missing] }) };
-      addLatest(db, tenant, latest, query);
+      addLatest(db, tenant, latest, { before, devices: missing && [...missing] });
     });
     for (const device of latest.keys()) missing?.delete(device);
   }
@@ -37,9 +40,6 @@ export function addLatest(
   for (const { id, device } of devicesOf(db, tenant, devices)) {
     const row = db.get<{ ts: number; received: number }>(sql, id, Math.ceil(before));
     if (row === undefined) continue;
-    const { ts, received } = row;
-    if (!(ts <= (latest.get(device)?.ts ?? Number.NEGATIVE_INFINITY))) {
-      latest.set(device, { ts, received });
-    }
+    keepNewest(latest, device, { ts: row.ts, received: row.received });
   }
 }

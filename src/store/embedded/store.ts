@@ -21,7 +21,7 @@ import type {
   StoredDeadLetter,
   StoredReading,
 } from '../contract.ts';
-import { eventTimes } from '../event-times.ts';
+import { eventTimes } from '../newest-rows.ts';
 import {
   countDeadLetters,
   groupDeadLetters,
@@ -188,13 +188,18 @@ class EmbeddedStore implements Store {
   }
 
   async latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>> {
-    return eventTimes(await this.newest(tenant, query));
+    return eventTimes(this.newestRows(tenant, query));
   }
 
-  async newest(tenant: string, query: LatestQuery = {}): Promise<Map<string, RowTimes>> {
+  async newest(tenant: string, query?: LatestQuery): Promise<Map<string, RowTimes>> {
+    return new Map(this.newestRows(tenant, query));
+  }
+
+  /** May belong to a view, and must not be changed. */
+  private newestRows(tenant: string, query: LatestQuery = {}): ReadonlyMap<string, RowTimes> {
     const files = this.list().filter(({ kind }) => kind === 'raw');
     return query.devices === undefined && query.before === undefined
-      ? new Map(this.latestViews.get(tenant, files))
+      ? this.latestViews.get(tenant, files)
       : latestReadings(this.files, files, tenant, query);
   }
 

@@ -1,4 +1,5 @@
 import type { LatestQuery, RowTimes } from '../contract.ts';
+import { keepNewest } from '../newest-rows.ts';
 import { chunks, FluxQuery, parseTime } from './flux.ts';
 import { place, type Queries } from './queries.ts';
 import { ORIGIN_FIELD, parseCreator } from './raw-origin.ts';
@@ -36,9 +37,7 @@ export async function newestRows(
     });
     for (const { device, ts, received } of rows) {
       // A device whose type was changed has rows in two measurements.
-      if (!(ts <= (latest.get(device)?.ts ?? Number.NEGATIVE_INFINITY))) {
-        latest.set(device, { ts, received });
-      }
+      keepNewest(latest, device, { ts, received });
     }
   }
   return latest;

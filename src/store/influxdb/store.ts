@@ -21,7 +21,7 @@ import type {
   StoredDeadLetter,
   StoredReading,
 } from '../contract.ts';
-import { eventTimes } from '../event-times.ts';
+import { eventTimes } from '../newest-rows.ts';
 import { type BucketNames, bucketNames, ensureBuckets } from './buckets.ts';
 import { Connection } from './connection.ts';
 import {
@@ -280,14 +280,23 @@ class InfluxStore implements Store {
   }
 
   async latest(tenant: string, query?: LatestQuery): Promise<Map<string, number>> {
-    return eventTimes(await this.newest(tenant, query));
+    return eventTimes(await this.newestRows(tenant, query));
   }
 
-  async newest(tenant: string, query: LatestQuery = {}): Promise<Map<string, RowTimes>> {
+  async newest(tenant: string, query?: LatestQuery): Promise<Map<string, RowTimes>> {
+    return new Map(await this.newestRows(tenant, query));
+  }
+
+  /** May belong to the cache, and must not be changed. */
+  private newestRows(
+    tenant: string,
+    query: LatestQuery = {},
+  ): Promise<ReadonlyMap<string, RowTimes>> {
     this.assertOpen();
     const isOfAll = query.devices === undefined && query.before === undefined;
-    if (isOfAll) return new Map(await this.latestOf.get(tenant));
-    return newestRows(this.queries, this.names.raw, tenant, query);
+    return isOfAll
+      ? this.latestOf.get(tenant)
+      : newestRows(this.queries, this.names.raw, tenant, query);
   }
 
   async deadLetters(query: DeadLetterPage): Promise<StoredDeadLetter[]> {
